@@ -1,0 +1,97 @@
+"""One process at a time works on a step key, and whoever takes over from a dead one first kills what it left running.
+
+The kernel drops an flock with its holder, so holding the lock proves that the former holder is gone. Its children may not be:
+their process ids stand in the lock file with their start times (ids are used again), and are killed before work begins.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+
+POLL_SECONDS = 0.2
+#: The kernel tells start times since boot, and the time of boot shifts when the clock is set.
+SAME_START_SECONDS = 2.0
+
+
+@contextmanager
+def step_lock(folder: Path, key: str, waiting: Callable[[], None]) -> Iterator[Path]:
+    """Hold the lock of step key `key`. Calls `waiting` once when somebody else holds it, then waits.
+
+    Gives the lock's file, for `record_child`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{key}.lock"
+    with path.open("a+") as file:
+        said = False
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if not said:
+                    waiting()
+                    said = True
+                time.sleep(POLL_SECONDS)
+        kill_recorded(path)
+        path.write_text("")
+        try:
+            yield path
+        finally:
+            path.write_text("")
+
+
+def record_child(lock: Path, process_id: int) -> None:
+    """Note a child of the lock's holder, to be killed by the next holder should this one die."""
+    try:
+        started = psutil.Process(process_id).create_time()
+    except psutil.NoSuchProcess:
+        return
+    with lock.open("a") as file:
+        file.write(json.dumps({"pid": process_id, "started": started}) + "\n")
+
+
+def kill_recorded(lock: Path) -> int:
+    """Kill the processes noted in the lock file, and their children, that still run. Returns how many were killed."""
+    killed = 0
+    for line in lock.read_text().splitlines():
+        try:
+            entry = json.loads(line)
+            process = psutil.Process(entry["pid"])
+            if abs(process.create_time() - entry["started"]) > SAME_START_SECONDS:
+                continue
+            # The parent first: it might start a killed child anew, or take its death for an end.
+            family = [process, *process.children(recursive=True)]
+        except (ValueError, KeyError, TypeError, psutil.NoSuchProcess):
+            continue
+        for member in family:
+            try:
+                os.kill(member.pid, signal.SIGKILL)
+                killed += 1
+            except ProcessLookupError:
+                continue
+        psutil.wait_procs(family, timeout=10)
+    return killed
+
+
+def kill_abandoned(folder: Path) -> int:
+    """Kill what dead holders of any lock in `folder` left running. Returns how many processes were killed."""
+    killed = 0
+    for path in sorted(folder.glob("*.lock")):
+        with path.open("a+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            if path.stat().st_size:
+                killed += kill_recorded(path)
+                path.write_text("")
+    return killed

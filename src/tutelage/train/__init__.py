@@ -1,0 +1,1 @@
+"""Training: one loop for continued pretraining, supervised fine-tuning and preference alignment."""

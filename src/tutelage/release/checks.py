@@ -1,0 +1,254 @@
+"""What stands between a model and its PASS: checks that always hold, and the policy's rules on figures.
+
+A check never raises. What it cannot see it does not pass: an unknown figure, a manifest without counts and a policy without
+rules are failures with a reason in plain words.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from tutelage.contracts.manifest import Manifest
+from tutelage.contracts.release_policy import ReleasePolicy, Rule
+from tutelage.contracts.verdicts import fingerprint, load_private_key, trusted_keys
+from tutelage.errors import InvalidInput
+from tutelage.release.ancestry import Ancestry
+
+#: SPDX's words for a licence that nobody stated, and what stands where nothing was said.
+UNKNOWN_LICENCES = frozenset({"", "None", "NONE", "NOASSERTION"})
+#: (what, made from which input): how the line hangs together, by content digest.
+LINKS = (
+    ("curated", "documents"),
+    ("unique", "curated"),
+    ("splits", "unique"),
+    ("splits", "suite"),
+    ("tokens", "splits"),
+    ("model", "tokens"),
+    ("candidate", "model"),
+    ("candidate", "splits"),
+    ("baseline", "splits"),
+    ("comparison", "baseline"),
+    ("comparison", "candidate"),
+)
+#: Data steps in order: each takes in all rows that the one before kept.
+FLOW = ("documents", "curated", "unique", "splits")
+
+Figures = Mapping[str, Mapping[str, Any]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Check:
+    """One demand, what was found, and whether that is enough."""
+
+    rule: str
+    observed: float | str | None
+    bound: float | str | None
+    passed: bool
+    why: str
+
+    def values(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def figures_by_name(body: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """Figure name → figure, of a scorecard.json or comparison.json."""
+    return {str(figure["name"]): figure for figure in body.get("figures", [])}
+
+
+def built_in_checks(inputs: Mapping[str, Manifest], policy: ReleasePolicy, ancestry: Ancestry) -> list[Check]:
+    """The checks that no policy can switch off."""
+    return [
+        _unlicensed_rows(inputs["curated"], policy),
+        _unlicensed_kept(inputs["splits"]),
+        _model_licence(inputs["model"]),
+        _conservation(inputs),
+        _links(inputs, ancestry),
+        _same_suite(inputs),
+        _stopped(ancestry.of_kind("model"), policy),
+    ]
+
+
+def _unlicensed_rows(curated: Manifest, policy: ReleasePolicy) -> Check:
+    count = sum(number for reason, number in curated.dropped.items() if reason.startswith("licence_unknown"))
+    passed = count == 0 or policy.unlicensed_sources == "drop"
+    if count == 0:
+        why = "every source row has a known licence"
+    elif passed:
+        why = f"{_rows(count)} without a known licence dropped, as the policy allows"
+    else:
+        why = f"{_rows(count)} came from sources without a known licence; the policy refuses such sources"
+    bound = "drop" if policy.unlicensed_sources == "drop" else 0
+    return Check(rule="sources without a licence", observed=count, bound=bound, passed=passed, why=why)
+
+
+def _unlicensed_kept(splits: Manifest) -> Check:
+    kept = sum(number for name, number in splits.licences.items() if name in UNKNOWN_LICENCES)
+    recorded = sum(splits.licences.values())
+    passed = kept == 0 and recorded > 0 and recorded == (splits.rows or 0)
+    if passed:
+        why = f"a licence is on record for all {_rows(recorded)} used"
+    elif kept:
+        why = f"no licence is known for {_rows(kept)} that training or evaluation used"
+    else:
+        why = f"a licence is on record for {recorded:,} of {_rows(splits.rows or 0)} used"
+    return Check(rule="licences of the data", observed=recorded - kept, bound=splits.rows or 0, passed=passed, why=why)
+
+
+def _model_licence(model: Manifest) -> Check:
+    unknown = sorted(name for name in model.licences if name in UNKNOWN_LICENCES)
+    names = ", ".join(sorted(set(model.licences) - set(unknown))) or "none"
+    passed = bool(model.licences) and not unknown
+    why = f"licences of the model: {names}" if passed else "nobody says under which licence the base model may be used"
+    return Check(rule="licence of the model", observed=names, bound="known", passed=passed, why=why)
+
+
+def _rows(count: int) -> str:
+    return f"{count:,} row" if count == 1 else f"{count:,} rows"
+
+
+def _conservation(inputs: Mapping[str, Manifest]) -> Check:
+    problems = []
+    for name in FLOW[1:]:
+        former, manifest = inputs[FLOW[FLOW.index(name) - 1]], inputs[name]
+        kept, dropped = manifest.rows or 0, sum(manifest.dropped.values())
+        if manifest.rows_in is None or former.rows is None:
+            problems.append(f"{name} does not say how many rows came in")
+        elif manifest.rows_in != former.rows:
+            problems.append(f"{name} took in {manifest.rows_in:,} of {_rows(former.rows)}")
+        elif kept + dropped != manifest.rows_in:
+            problems.append(f"{name} lost {_rows(manifest.rows_in - kept - dropped)} without a reason")
+    why = "; ".join(problems) or "every row is either kept or dropped with a reason, from source to split"
+    return Check(rule="no row lost", observed=len(problems), bound=0, passed=not problems, why=why)
+
+
+def _links(inputs: Mapping[str, Manifest], ancestry: Ancestry) -> Check:
+    broken = [
+        f"{name} was made from another {source}"
+        for name, source in LINKS
+        if inputs[name].inputs.get(source) != inputs[source].content_digest
+    ]
+    if ancestry.unreadable:
+        broken.append(f"{len(ancestry.unreadable)} manifests it came from are gone or changed")
+    why = "; ".join(broken) or "every payload was made from the ones before it, digest by digest"
+    return Check(rule="unbroken provenance", observed=len(broken), bound=0, passed=not broken, why=why)
+
+
+def _same_suite(inputs: Mapping[str, Manifest]) -> Check:
+    suite = inputs["suite"].content_digest
+    other = [name for name in ("baseline", "candidate") if inputs[name].inputs.get("suite") != suite]
+    why = f"{' and '.join(other)} met another suite" if other else "baseline and candidate met the same suite"
+    return Check(rule="same suite", observed=2 - len(other), bound=2, passed=not other, why=why)
+
+
+def _stopped(models: Sequence[Manifest], policy: ReleasePolicy) -> Check:
+    """Every phase counts: a later one does not mend what an earlier one did not finish."""
+    stopped = {str(model.details.get("objective")): str(model.details["stopped"]) for model in models
+               if model.details.get("stopped")}  # fmt: skip
+    passed = not stopped or (policy.accept_budget_stop and set(stopped.values()) == {"budget"})
+    why = "training ran to its end"
+    if stopped:
+        listed = ", ".join(f"{objective}: {reason}" for objective, reason in stopped.items())
+        said = "which the policy accepts" if passed else "and the policy wants training that ran to its end"
+        why = f"training was stopped early ({listed}), {said}"
+    bound = "budget" if policy.accept_budget_stop else "not stopped"
+    observed = "stopped" if stopped else "finished"
+    return Check(rule="training finished", observed=observed, bound=bound, passed=passed, why=why)
+
+
+def key_check(private_key: Path | None, public_keys: Path | None) -> Check:
+    """Whether there is a key to sign with whose signature the installation's verifiers will accept."""
+    rule, bound = "signing key", "usable and trusted"
+    if private_key is None:
+        return Check(
+            rule=rule, observed="none", bound=bound, passed=False, why="there is no signing key: no key, no PASS"
+        )
+    try:
+        name = fingerprint(load_private_key(private_key).public_key())
+        trusted = trusted_keys(public_keys) if public_keys is not None else {}
+    except InvalidInput as error:
+        return Check(rule=rule, observed="unusable", bound=bound, passed=False, why=error.message)
+    if name not in trusted:
+        why = f"the signing key {name[:16]} is not among the {len(trusted)} public keys of this installation"
+        return Check(rule=rule, observed=name, bound=bound, passed=False, why=why)
+    return Check(rule=rule, observed=name, bound=bound, passed=True, why="the verdict is signed with a trusted key")
+
+
+def rule_checks(policy: ReleasePolicy, candidate: Figures, comparison: Figures) -> list[Check]:
+    """The policy's rules, a check for each bound. A policy without rules gives one failed check."""
+    if not policy.rules:
+        why = "the policy has no rules, so nothing says what good enough is; add policy.release.rules"
+        return [Check(rule="policy has rules", observed=0, bound=1, passed=False, why=why)]
+    return [check for rule in policy.rules for check in _rule(rule, candidate, comparison)]
+
+
+def _rule(rule: Rule, candidate: Figures, comparison: Figures) -> Iterator[Check]:
+    if rule.minimum is not None:
+        yield _bound(rule.figure, "at least", rule.minimum, candidate)
+    if rule.maximum is not None:
+        yield _bound(rule.figure, "at most", rule.maximum, candidate)
+    if rule.must_be is not None:
+        yield _against_baseline(rule, comparison)
+
+
+def _bound(name: str, words: str, bound: float, candidate: Figures) -> Check:
+    rule = f"{name} {words} {bound:g}"
+    value = _number(candidate.get(name, {}), "value")
+    if value is None:
+        return Check(rule=rule, observed=None, bound=bound, passed=False, why=_unknown(name, candidate, "scorecard"))
+    passed = value >= bound if words == "at least" else value <= bound
+    return Check(
+        rule=rule, observed=value, bound=bound, passed=passed, why=f"{name} is {value:.4g}, {words} {bound:g} is asked"
+    )
+
+
+def _against_baseline(rule: Rule, comparison: Figures) -> Check:
+    name, words = rule.figure, "better" if rule.must_be == "better" else "not worse"
+    text = f"{name} {words} than the baseline" + (f" (margin {rule.margin:g})" if rule.margin else "")
+    figure = comparison.get(name, {})
+    low, high = _number(figure, "low"), _number(figure, "high")
+    if low is None or high is None or not isinstance(figure.get("lower_is_better"), bool):
+        why = _unknown(name, comparison, "comparison")
+        return Check(rule=text, observed=None, bound=words, passed=False, why=why)
+    worst, best = (-high, -low) if figure["lower_is_better"] else (low, high)
+    found = str(figure.get("verdict", "")).replace("_", " ")
+    # `cannot be told` stands although the interval leaves zero out where the comparison has a reason for doubt.
+    if rule.must_be == "better":
+        passed = found == "better" and worst > rule.margin
+    else:
+        passed = found in {"better", "cannot be told"} or (
+            found == "worse" and rule.margin > 0 and best >= -rule.margin
+        )
+    items = f", {figure['items']} items" if "items" in figure else ""
+    why = f"{name}: {_plain(found)} (difference {_number(figure, 'difference'):.4g}, interval {low:.4g} to {high:.4g}{items})"
+    return Check(rule=text, observed=found, bound=words, passed=passed, why=why)
+
+
+def _plain(verdict: str) -> str:
+    return {"better": "better than the baseline", "worse": "worse than the baseline"}.get(
+        verdict, "no difference to the baseline can be told"
+    )
+
+
+def _number(figure: Mapping[str, Any], key: str) -> float | None:
+    value = figure.get(key)
+    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if known and value is not None else None
+
+
+def _unknown(name: str, known: Figures, where: str) -> str:
+    if name in known:
+        return f"{name}: the {where} has no usable number for it"
+    near = difflib.get_close_matches(name, sorted(known), n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
+    return f"{name}: the {where} has no such figure; {hint}"
+
+
+def reasons_of(checks: Sequence[Check]) -> list[str]:
+    """Why a verdict is FAIL, in plain words; empty for a PASS."""
+    return [check.why for check in checks if not check.passed]

@@ -1,0 +1,118 @@
+"""The design that all pages share: one self-contained HTML file, no script, no network, readable in ten years.
+
+    from tutelage.report.style import environment, page
+    html = page("Plan", environment().from_string("<h1>{{ title }}</h1>").render(title="Plan"))
+
+Light and dark by `prefers-color-scheme`, printable, usable by keyboard and screen reader: a skip link, one `h1`, tables with
+captions and header cells (wide ones scroll inside a focusable region), states told by word and sign, never by colour alone.
+Classes for bodies: `facts` (a list of term and value), `table` (the scroll region), `number`, `good`, `bad`, `note`, `changed`.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
+
+CSS = """
+:root { color-scheme: light dark; --text: #1b1f24; --soft: #57606a; --line: #d0d7de; --ground: #ffffff; --raised: #f6f8fa;
+  --accent: #0550ae; --good: #116329; --bad: #a40e26; --note: #7d4e00; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6edf3; --soft: #9da7b3; --line: #30363d; --ground: #0d1117;
+  --raised: #161b22; --accent: #79b8ff; --good: #56d364; --bad: #ff8f8a; --note: #e3b341; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--text);
+  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Noto Sans", sans-serif; }
+main { max-width: 76rem; margin: 0 auto; padding: 1.5rem 1.25rem 4rem; }
+h1 { font-size: 1.75rem; line-height: 1.2; margin: 0.5rem 0 1rem; }
+h2 { font-size: 1.25rem; margin: 2.25rem 0 0.75rem; padding-bottom: 0.25rem; border-bottom: 1px solid var(--line); }
+h3 { font-size: 1.05rem; margin: 1.5rem 0 0.5rem; }
+p { max-width: 46rem; }
+a { color: var(--accent); }
+:focus-visible { outline: 3px solid var(--accent); outline-offset: 2px; }
+.skip { position: absolute; left: -99rem; }
+.skip:focus { left: 1rem; top: 0.5rem; background: var(--ground); padding: 0.5rem; }
+code, pre, .digest { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 0.875em;
+  overflow-wrap: anywhere; }
+pre { background: var(--raised); border: 1px solid var(--line); border-radius: 6px; padding: 0.75rem; overflow-x: auto; }
+.table { overflow-x: auto; margin: 0.75rem 0 1.25rem; border: 1px solid var(--line); border-radius: 6px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+caption { text-align: left; padding: 0.5rem 0.75rem; color: var(--soft); }
+th, td { text-align: left; vertical-align: top; padding: 0.4rem 0.75rem; border-top: 1px solid var(--line);
+  overflow-wrap: anywhere; }
+thead th { background: var(--raised); white-space: nowrap; }
+th.number, td.number { text-align: right; white-space: nowrap; overflow-wrap: normal; }
+dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: 0.3rem 1.25rem; margin: 0.75rem 0; }
+dl.facts dt { color: var(--soft); }
+dl.facts dd { margin: 0; overflow-wrap: anywhere; }
+.good { color: var(--good); font-weight: 600; }
+.bad { color: var(--bad); font-weight: 600; }
+.note { color: var(--note); }
+.soft { color: var(--soft); }
+tr.changed > :first-child { box-shadow: inset 3px 0 0 var(--accent); }
+.badge { display: inline-block; padding: 0.1rem 0.6rem; border: 2px solid currentColor; border-radius: 999px; }
+details { margin: 0.5rem 0; }
+summary { cursor: pointer; padding: 0.25rem 0; }
+svg, img { max-width: 100%; height: auto; }
+nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: 0.25rem 1.25rem; padding: 0; margin: 0 0 1rem; }
+footer { margin-top: 3rem; padding-top: 0.75rem; border-top: 1px solid var(--line); color: var(--soft); }
+@media (max-width: 40rem) { dl.facts { grid-template-columns: 1fr; gap: 0; } dl.facts dd { margin-bottom: 0.5rem; } }
+@media print { :root { --ground: #fff; --text: #000; --soft: #333; --line: #999; --raised: #fff; --accent: #000; --good: #000;
+  --bad: #000; --note: #000; } main { max-width: none; padding: 0; } .skip, nav { display: none; }
+  .table { overflow: visible; border: 0; } tr, h2, h3 { break-inside: avoid; } h2, h3 { break-after: avoid; }
+  body { font-size: 10pt; } }
+"""
+
+#: Nothing may be loaded or run by a page, whatever text ends up in it.
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+)
+
+FRAME = """<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="{{ policy }}">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="color-scheme" content="light dark">
+<title>{{ title }}</title>
+<style>{{ css | safe }}</style>
+</head>
+<body>
+<a class="skip" href="#content">Skip to content</a>
+<main id="content">
+{{ body | safe }}
+</main>
+</body>
+</html>
+"""
+
+
+@cache
+def environment() -> Environment:
+    """The jinja2 Environment of all pages: values are escaped, an undefined name is an error, blocks leave no blank lines.
+
+    Filters: `number` (1234567 → 1,234,567; 0.00012 → 0.00012; None → "unknown") and `short` (a digest's first 12 characters).
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    made.filters["number"] = number
+    made.filters["short"] = lambda digest: str(digest)[:12]
+    return made
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """A number for readers: thousands separated, `digits` significant digits for fractions, "unknown" for None."""
+    if value is None:
+        return "unknown"
+    if float(value).is_integer():
+        return f"{int(value):,}"
+    return f"{value:,.0f}" if abs(value) >= 10**digits else f"{value:.{digits}g}"
+
+
+def page(title: str, body_html: str) -> str:
+    """A whole page: `title` is escaped, `body_html` is HTML that a template of `environment()` has rendered."""
+    frame = environment().from_string(FRAME)
+    return frame.render(title=title, policy=CONTENT_SECURITY_POLICY, css=CSS, body=body_html)

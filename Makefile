@@ -1,0 +1,83 @@
+# Tutelage. `make` alone explains the targets; `make run` and `make test` on a clean clone are all the set-up there is.
+
+PYTHON ?= python3.11
+VENV ?= .venv
+RECIPE ?= recipes/tiny.yaml
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+LOCKS := requirements/laptop.lock requirements/ml-metadata.lock
+
+.DEFAULT_GOAL := help
+.PHONY: help setup java run test test-all check format compile lock bench clean
+
+help:
+	@echo "make setup             create $(VENV) with what the lock says (once per change of the lock)"
+	@echo "make run               train, vet and release a tiny model here: $(RECIPE) (RECIPE=… for another)"
+	@echo "make test              the tests, without those marked slow"
+	@echo "make test-all          every test"
+	@echo "make check             lint, format, types, imports, locks, and whether compiled/ is up to date"
+	@echo "make format            put every file into the shape that 'make check' asks for"
+	@echo "make compile           write compiled/*.yaml from pipelines/"
+	@echo "make lock              write images/*/requirements.lock and requirements/laptop.lock from $(VENV)"
+	@echo "make bench AREA=…      measure ours beside the peers; one JSON object a row on stdout"
+	@echo "make clean             remove caches and build products ($(VENV) and runs/ stay)"
+	@echo
+	@echo "PYTHON=$(PYTHON) and VENV=$(VENV) can be set, for example: make setup PYTHON=/usr/bin/python3.11"
+
+setup: $(STAMP)
+
+$(STAMP): pyproject.toml $(LOCKS)
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "error: $(PYTHON) not found; Tutelage needs CPython 3.11" >&2; \
+	  echo "hint: install it, or name it: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+	  echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Tutelage needs CPython 3.11 (ml-metadata has wheels for no later one)" >&2; \
+	  echo "hint: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/laptop.lock -e '.[laptop,test]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/ml-metadata.lock || { \
+	  echo "warning: no wheel of ml-metadata for this platform: runs work, their lineage is kept in manifests only" >&2; }
+	@touch $(STAMP)
+
+# pyspark 4.3 runs on Java 17 and 21.
+java:
+	@"$${JAVA_HOME:+$$JAVA_HOME/bin/}java" -version 2>&1 | grep -Eq 'version "(1[7-9]|2[0-9])' || { \
+	  echo "error: the data steps need Java 17 or later, and none answers$${JAVA_HOME:+ in JAVA_HOME=$$JAVA_HOME}" >&2; \
+	  echo "hint: Debian and Ubuntu: apt-get install openjdk-17-jre-headless; macOS: brew install openjdk@17" >&2; exit 2; }
+
+run: setup java
+	$(BIN)/tutelage run $(RECIPE)
+
+test: setup java
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: setup java
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/python images/lock.py --check
+	$(BIN)/tutelage compile --check
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+compile: setup
+	$(BIN)/tutelage compile
+
+lock: setup
+	$(BIN)/python images/lock.py
+
+bench: setup
+	@test -n "$(AREA)" -a -f benchmarks/$(AREA)/__main__.py || { \
+	  echo "error: no benchmark '$(AREA)'; there are: $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py))" >&2; \
+	  echo "hint: make bench AREA=…" >&2; exit 2; }
+	@$(BIN)/python -m benchmarks.$(AREA)
+
+clean:
+	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -not -path './$(VENV)/*' -not -path './.git/*' -prune -exec rm -rf {} +

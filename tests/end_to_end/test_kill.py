@@ -1,0 +1,126 @@
+"""Kill anything at any time; the same command again finishes with the same digests and leaves no process behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.end_to_end.command_line import ROOT, TinyRun, processes_of, tutelage
+from tests.end_to_end.test_tiny import digests
+
+SETTLE_SECONDS = 8.0
+
+
+def run_and_kill(runs: Path, label: str, after_seconds: float, chance: random.Random) -> str | None:
+    """Start the tiny recipe; kill -9 one of its processes at random `after_seconds` into task `label`.
+
+    Gives the killed process's command, or None when the run was over before.
+    """
+    with subprocess.Popen(
+        [sys.executable, "-m", "tutelage", "run", "recipes/tiny.yaml", "--runs", str(runs), "--json"],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as command:  # fmt: skip
+        killed = None
+        deadline: float | None = None
+        while command.poll() is None:
+            if deadline is None and label in started_tasks(runs):
+                deadline = time.monotonic() + after_seconds
+            if deadline is not None and time.monotonic() > deadline:
+                family = psutil.Process(command.pid).children(recursive=True)
+                steps = [process for process in family if "events" not in process.name()]
+                if steps:
+                    victim = chance.choice(sorted(steps, key=lambda process: process.pid))
+                    killed = " ".join(victim.cmdline())[-200:]
+                    victim.send_signal(signal.SIGKILL)
+                    break
+            time.sleep(0.02)
+        command.wait(timeout=600)
+    return killed
+
+
+def started_tasks(runs: Path) -> set[str]:
+    """Tasks that the newest run has started."""
+    files = sorted(runs.glob("*/events.jsonl"))
+    if not files:
+        return set()
+    events = [json.loads(line) for line in files[-1].read_text().splitlines() if line.endswith("}")]
+    return {event["task"] for event in events if event["event"] == "started"}
+
+
+def nothing_left(runs: Path) -> bool:
+    """Whether every process of the runs folder ends within a few seconds."""
+    deadline = time.monotonic() + SETTLE_SECONDS
+    while time.monotonic() < deadline:
+        if not processes_of(runs):
+            return True
+        time.sleep(0.2)
+    return False
+
+
+def finishes_equal(tiny: TinyRun, runs: Path) -> None:
+    """The same command again ends well, with the digests of the undisturbed run."""
+    ended = tutelage("run", "recipes/tiny.yaml", "--runs", str(runs), "--json")
+    assert ended.exit_code == 0, ended.err
+    assert without_keys(digests(ended.json)) == without_keys(digests(tiny.record))
+    assert nothing_left(runs)
+
+
+def without_keys(found: dict[str, str]) -> dict[str, str]:
+    """Digests that do not depend on the installation's key pair, which each runs folder makes for itself."""
+    return {
+        name: digest for name, digest in found.items() if name.split("/")[0] not in ("decide", "register", "deploy")
+    }
+
+
+@pytest.mark.timeout(1200)
+def test_two_kills_one_in_spark_and_one_in_training_change_nothing(tiny: TinyRun, tmp_path: Path) -> None:
+    chance = random.Random(7)
+    for label, after in (("deduplicate", 4.0), ("train-sft", 9.0)):
+        killed = run_and_kill(tmp_path, label, after, chance)
+        assert killed is not None, f"the run ended before {label} could be killed"
+        assert nothing_left(tmp_path), [process.cmdline() for process in processes_of(tmp_path)]
+    finishes_equal(tiny, tmp_path)
+
+
+@pytest.mark.timeout(1200)
+def test_killing_the_command_line_itself_leaves_nothing_running(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "tutelage", "run", "recipes/tiny.yaml", "--runs", str(tmp_path)],
+        cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    ) as command:  # fmt: skip
+        deadline = time.monotonic() + 120
+        while "curate" not in started_tasks(tmp_path) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        time.sleep(4)
+        command.kill()
+    assert nothing_left(tmp_path), [process.cmdline() for process in processes_of(tmp_path)]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_twenty_kills_at_random_moments_change_nothing(tiny: TinyRun, tmp_path: Path) -> None:
+    chance = random.Random(20)
+    labels = ["ingest", "curate", "deduplicate", "split", "tokenize", "train-pretrain", "train-sft", "train-dpo"]
+    labels += ["evaluate-baseline", "evaluate-candidate", "compare", "decide", "deploy"]
+    done = 0
+    for number in range(60):
+        if done == 20:
+            break
+        runs = tmp_path / str(number // 4)
+        killed = run_and_kill(runs, chance.choice(labels), chance.uniform(0, 10), chance)
+        done += killed is not None
+        assert nothing_left(runs)
+        if number % 4 == 3:
+            finishes_equal(tiny, runs)
+    assert done == 20

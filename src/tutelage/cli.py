@@ -1,0 +1,218 @@
+"""The command line. Imports stay inside commands, so that `tutelage --help` answers at once.
+
+Data goes to stdout (one JSON object with --json), progress and errors to stderr. Exit codes: 0 done, 1 failed, 2 wrong input,
+3 gate refused, 4 budget spent.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from tutelage import __version__
+from tutelage.errors import TutelageError
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
+set_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Change a parameter, for example policy.curation.minimum_words=5.",
+)
+runs_option = click.option("--runs", metavar="DIR", help="Folder for runs and the store (default: runs).")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="tutelage")
+def commands() -> None:
+    """Train, vet and release language models: one pipeline, here or on Kubeflow."""
+
+
+def main() -> NoReturn:
+    """Entry point: every error ends as a message with a hint and the exit code of its kind."""
+    try:
+        commands(standalone_mode=False)
+    except TutelageError as error:
+        _fail(error, error.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    sys.exit(0)
+
+
+def _fail(error: TutelageError, exit_code: int) -> NoReturn:
+    if "--json" in sys.argv:
+        print(json.dumps({"outcome": error.outcome, "cause": error.message, "hint": error.hint}, ensure_ascii=False))
+    click.echo(f"error: {error}", err=True)
+    sys.exit(exit_code)
+
+
+def _settings(runs: str | None, **changes: Any) -> Any:
+    from tutelage.runtimes.settings import read_settings
+
+    settings = read_settings()
+    given = {name: value for name, value in {"runs": runs, **changes}.items() if value is not None}
+    return settings.model_copy(update=given)
+
+
+def _recipe(path: str, assignments: tuple[str, ...]) -> Any:
+    from tutelage.config import parse_assignments
+    from tutelage.orchestrate.recipes import read_recipe
+
+    return read_recipe(path, parse_assignments(assignments))
+
+
+@commands.command()
+@click.argument("recipe")
+@set_option
+@runs_option
+@click.option("--fresh", is_flag=True, help="Do everything again; reuse nothing.")
+@json_option
+def run(recipe: str, assignments: tuple[str, ...], runs: str | None, fresh: bool, as_json: bool) -> None:
+    """Run RECIPE here, with live progress and a page at the end."""
+    from tutelage.orchestrate.check import check_recipe
+    from tutelage.orchestrate.compile import compiled_file
+    from tutelage.orchestrate.keys import with_keys
+    from tutelage.orchestrate.pages import write_report
+    from tutelage.orchestrate.progress import Progress
+    from tutelage.orchestrate.run_locally import run_locally
+    from tutelage.orchestrate.tasks import tasks_of
+
+    settings = with_keys(_settings(runs, reuse=False if fresh else None))
+    chosen = _recipe(recipe, assignments)
+    check_recipe(chosen, settings)
+    labels = [task.label for task in tasks_of(compiled_file(chosen.pipeline))]
+    with Progress(labels) as progress:
+        record = run_locally(chosen, settings, on_event=progress.show)
+    record.report = write_report(Path(record.folder))
+    record.save()
+    if as_json:
+        print(json.dumps(vars(record), ensure_ascii=False))
+    else:
+        _summary(record)
+    if record.cause:
+        hint = f"\n\nhint: {record.hint}" if record.hint else ""
+        where = f"{record.failed_task}: " if record.failed_task else ""
+        click.echo(f"error: {where}{record.cause}{hint}", err=True)
+    sys.exit(record.exit_code)
+
+
+def _summary(record: Any) -> None:
+    click.echo(f"run       {record.run}")
+    click.echo(
+        f"outcome   {record.outcome} in {record.seconds:.1f} s"
+        + (f", verdict {record.verdict}" if record.verdict else "")
+    )
+    if record.release_page:
+        click.echo(f"release   {record.release_page}")
+    click.echo(f"report    {record.report}")
+
+
+@commands.command()
+@click.argument("recipe")
+@set_option
+@runs_option
+@json_option
+def check(recipe: str, assignments: tuple[str, ...], runs: str | None, as_json: bool) -> None:
+    """Report every mistake in RECIPE at once; start nothing."""
+    from tutelage.orchestrate.check import check_recipe
+
+    chosen = _recipe(recipe, assignments)
+    steps = check_recipe(chosen, _settings(runs))
+    if as_json:
+        print(json.dumps({"outcome": "done", "recipe": chosen.name, "pipeline": chosen.pipeline, "steps": steps}))
+    else:
+        click.echo(f"{chosen.name}: no mistakes found; {len(steps)} steps in {chosen.pipeline}")
+
+
+@commands.command()
+@click.argument("name", metavar="STAGE/VERB")
+@click.option("--in", "inputs", multiple=True, metavar="NAME=URI", help="Manifest of an input.")
+@click.option("--out", "outputs", multiple=True, metavar="NAME=URI", help="Folder for an output.")
+@set_option
+@click.option("--setting", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the installation.")
+@json_option
+def step(
+    name: str, inputs: tuple[str, ...], outputs: tuple[str, ...], assignments: tuple[str, ...],
+    settings: tuple[str, ...], as_json: bool,
+) -> None:  # fmt: skip
+    """Run one step by hand, outside any pipeline."""
+    from tutelage.orchestrate.by_hand import run_step
+
+    made = run_step(name, inputs, outputs, assignments, settings)
+    if as_json:
+        print(json.dumps({"outcome": "done", "artifacts": made}))
+    else:
+        for output, facts in made.items():
+            click.echo(f"{output}: {facts['kind']} {facts['digest'][:12]} {facts['manifest']}")
+
+
+@commands.command(name="compile")
+@click.option("--check", "only_check", is_flag=True, help="Fail when compiled/ is not what the pipelines compile to.")
+@json_option
+def compile_command(only_check: bool, as_json: bool) -> None:
+    """Compile every pipeline into compiled/."""
+    from tutelage.orchestrate.compile import check_fresh, write_all
+    from tutelage.orchestrate.recipes import pipeline_names
+
+    changed = []
+    if only_check:
+        check_fresh()
+    else:
+        changed = [str(path) for path in write_all()]
+    if as_json:
+        print(json.dumps({"outcome": "done", "pipelines": pipeline_names(), "changed": changed}))
+    else:
+        click.echo("compiled files are fresh" if not changed else "\n".join(f"wrote {path}" for path in changed))
+
+
+@commands.command(name="runs")
+@runs_option
+@json_option
+def runs_command(runs: str | None, as_json: bool) -> None:
+    """List the runs on record."""
+    from tutelage.orchestrate.run_locally import read_record, run_folders
+
+    records = [read_record(folder) for folder in run_folders(_settings(runs))]
+    if as_json:
+        print(json.dumps({"outcome": "done", "runs": [vars(record) for record in records]}))
+        return
+    for record in records:
+        seconds = f"{record.seconds:8.1f} s" if record.seconds is not None else "         -"
+        click.echo(f"{record.run:<40} {record.outcome or 'unfinished':<10} {record.verdict or '-':<5} {seconds}")
+
+
+@commands.command()
+@click.argument("name", metavar="RUN")
+@runs_option
+@json_option
+def report(name: str, runs: str | None, as_json: bool) -> None:
+    """Write the run page of RUN (a name, its beginning, or latest)."""
+    from tutelage.orchestrate.pages import write_report
+    from tutelage.orchestrate.run_locally import find_run
+
+    page = write_report(find_run(_settings(runs), name))
+    print(json.dumps({"outcome": "done", "report": page}) if as_json else page)
+
+
+@commands.command()
+@click.argument("name", metavar="RUN|DIGEST")
+@runs_option
+@json_option
+def lineage(name: str, runs: str | None, as_json: bool) -> None:
+    """Walk from a run or a content digest to everything it came from and everything made of it."""
+    from tutelage.orchestrate.walk import walk
+
+    graph, text = walk(_settings(runs), name)
+    print(json.dumps({"outcome": "done", **graph}) if as_json else text)
+
+
+if __name__ == "__main__":
+    main()

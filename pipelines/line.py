@@ -6,6 +6,7 @@
 
 Which phases there are is fixed when the pipeline is compiled: no `dsl.If`, which evaluates to False in silence where it
 cannot compare. `decide` always writes its verdict and page; `enforce` fails closed, and register and deploy verify again.
+KFP's cache is off for every task: finished work is found by step key, and a gate is never skipped.
 """
 
 from __future__ import annotations
@@ -31,12 +32,31 @@ from components.release.enforce.component import enforce
 from components.release.register.component import register
 from components.serve.deploy.component import deploy
 from components.train.train.component import train
-from tutelage.step import repository_root
+from tutelage.step import describe, repository_root, step_names
 
 #: What the run form shows before anything is typed: the tiny recipe.
 DEFAULTS: Mapping[str, Any] = yaml.safe_load((repository_root() / "recipes" / "tiny.yaml").read_text())["parameters"]
 #: Run parameter → training objective, in the order in which phases follow each other.
 PHASES = {"pretraining": "pretrain", "finetuning": "sft", "alignment": "dpo"}
+
+
+#: What a pod needs that only starts a job and follows it; the job's own pods get what component.yaml says.
+LAUNCHER = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
+
+
+def task(component: Any, **arguments: Any) -> Any:
+    """A task of `component` with KFP's cache off and the resources of its component.yaml."""
+    made = component(**arguments).set_caching_options(False)
+    step = next(name for name in step_names() if name.endswith(f"/{component.name}"))
+    description = describe(step)
+    resources = description.resources if description.runtime == "process" else LAUNCHER
+    for kind, set_cpu, set_memory in (
+        ("requests", made.set_cpu_request, made.set_memory_request),
+        ("limits", made.set_cpu_limit, made.set_memory_limit),
+    ):
+        set_cpu(resources[kind]["cpu"])
+        set_memory(resources[kind]["memory"])
+    return made
 
 
 def line(
@@ -50,42 +70,42 @@ def line(
 ) -> None:
     """Wire the whole line. `training` maps the run parameters of the chosen phases to their values."""
     sections: dict[str, Any] = {name: training.get(name, {}) for name in PHASES}
-    with dsl.ExitHandler(clean(), name="line"):
-        planned = check(
-            pipeline=pipeline, sources=sources, base_model=base_model, evaluation=evaluation, policy=policy, seed=seed,
-            **sections,
+    with dsl.ExitHandler(task(clean), name="line"):
+        planned = task(
+            check, pipeline=pipeline, sources=sources, base_model=base_model, evaluation=evaluation, policy=policy,
+            seed=seed, **sections,
         )  # fmt: skip
 
-        base = acquire(base_model=base_model, evaluation=evaluation, seed=seed).after(planned)
-        documents = ingest(sources=sources).after(planned).outputs["documents"]
-        curated = curate(documents=documents, policy=policy).outputs["curated"]
-        unique = deduplicate(curated=curated, policy=policy).outputs["unique"]
+        base = task(acquire, base_model=base_model, evaluation=evaluation, seed=seed).after(planned)
+        documents = task(ingest, sources=sources).after(planned).outputs["documents"]
+        curated = task(curate, documents=documents, policy=policy).outputs["curated"]
+        unique = task(deduplicate, curated=curated, policy=policy).outputs["unique"]
         suite = base.outputs["suite"]
-        splits = split(unique=unique, suite=suite, policy=policy, seed=seed).outputs["splits"]
-        tokens = tokenize(splits=splits, model=base.outputs["model"], **sections).outputs["tokens"]
+        splits = task(split, unique=unique, suite=suite, policy=policy, seed=seed).outputs["splits"]
+        tokens = task(tokenize, splits=splits, model=base.outputs["model"], **sections).outputs["tokens"]
 
         model = base.outputs["model"]
         for parameter, section in training.items():
-            model = train(tokens=tokens, base=model, objective=PHASES[parameter], training=section, seed=seed).outputs[
-                "trained"
-            ]
+            model = task(
+                train, tokens=tokens, base=model, objective=PHASES[parameter], training=section, seed=seed
+            ).outputs["trained"]
 
         scorecards = {
-            role: evaluate(
-                model=evaluated, splits=splits, suite=suite, role=role, evaluation=evaluation, seed=seed
+            role: task(
+                evaluate, model=evaluated, splits=splits, suite=suite, role=role, evaluation=evaluation, seed=seed
             ).outputs["scorecard"]
             for role, evaluated in (("baseline", base.outputs["model"]), ("candidate", model))
         }
-        comparison = compare(evaluation=evaluation, seed=seed, **scorecards).outputs["comparison"]
+        comparison = task(compare, evaluation=evaluation, seed=seed, **scorecards).outputs["comparison"]
 
-        verdict = decide(
-            documents=documents, curated=curated, unique=unique, splits=splits, tokens=tokens, suite=suite, model=model,
-            comparison=comparison, policy=policy, **scorecards,
+        verdict = task(
+            decide, documents=documents, curated=curated, unique=unique, splits=splits, tokens=tokens, suite=suite,
+            model=model, comparison=comparison, policy=policy, **scorecards,
         ).outputs["verdict"]  # fmt: skip
         decided = {
             "verdict": verdict, "model": model, "splits": splits, "candidate": scorecards["candidate"],
             "comparison": comparison, "policy": policy,
         }  # fmt: skip
-        gate = enforce(**decided)
-        registration = register(**decided).after(gate).outputs["registration"]
-        deploy(suite=suite, registration=registration, **decided).after(gate)
+        gate = task(enforce, **decided)
+        registration = task(register, **decided).after(gate).outputs["registration"]
+        task(deploy, suite=suite, registration=registration, **decided).after(gate)

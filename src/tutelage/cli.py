@@ -7,6 +7,7 @@ Data goes to stdout (one JSON object with --json), progress and errors to stderr
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
@@ -14,7 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from tutelage import __version__
-from tutelage.errors import TutelageError
+from tutelage.errors import StepFailed, TutelageError
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout.")
 set_option = click.option(
@@ -40,8 +41,12 @@ def main() -> NoReturn:
     except TutelageError as error:
         _fail(error, error.exit_code)
     except click.ClickException as error:
+        if "--json" in sys.argv:
+            print(json.dumps({"outcome": "invalid", "cause": error.format_message(), "hint": "see --help"}))
         error.show()
         sys.exit(2)
+    except OSError as error:
+        _fail(StepFailed(str(error), hint="check the path, permissions and free space"), 1)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(0)
@@ -85,12 +90,13 @@ def run(recipe: str, assignments: tuple[str, ...], runs: str | None, fresh: bool
     from tutelage.orchestrate.run_locally import run_locally
     from tutelage.orchestrate.tasks import tasks_of
 
-    settings = with_keys(_settings(runs, reuse=False if fresh else None))
     chosen = _recipe(recipe, assignments)
+    settings = _settings(runs, reuse=False if fresh else None)
     check_recipe(chosen, settings)
+    settings = with_keys(settings)
     labels = [task.label for task in tasks_of(compiled_file(chosen.pipeline))]
     with Progress(labels) as progress:
-        record = run_locally(chosen, settings, on_event=progress.show)
+        record = run_locally(chosen, settings, on_event=progress.show, command=shlex.join(["tutelage", *sys.argv[1:]]))
     record.report = write_report(Path(record.folder))
     record.save()
     if as_json:
@@ -178,12 +184,14 @@ def compile_command(only_check: bool, as_json: bool) -> None:
 @json_option
 def runs_command(runs: str | None, as_json: bool) -> None:
     """List the runs on record."""
-    from tutelage.orchestrate.run_locally import read_record, run_folders
+    from tutelage.orchestrate.records import readable_records
 
-    records = [read_record(folder) for folder in run_folders(_settings(runs))]
+    records, problems = readable_records(_settings(runs))
     if as_json:
-        print(json.dumps({"outcome": "done", "runs": [vars(record) for record in records]}))
+        print(json.dumps({"outcome": "done", "runs": [vars(record) for record in records], "problems": problems}))
         return
+    for problem in problems:
+        click.echo(f"warning: {problem}", err=True)
     for record in records:
         seconds = f"{record.seconds:8.1f} s" if record.seconds is not None else "         -"
         click.echo(f"{record.run:<40} {record.outcome or 'unfinished':<10} {record.verdict or '-':<5} {seconds}")
@@ -196,7 +204,7 @@ def runs_command(runs: str | None, as_json: bool) -> None:
 def report(name: str, runs: str | None, as_json: bool) -> None:
     """Write the run page of RUN (a name, its beginning, or latest)."""
     from tutelage.orchestrate.pages import write_report
-    from tutelage.orchestrate.run_locally import find_run
+    from tutelage.orchestrate.records import find_run
 
     page = write_report(find_run(_settings(runs), name))
     print(json.dumps({"outcome": "done", "report": page}) if as_json else page)

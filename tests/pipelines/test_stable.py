@@ -7,6 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import yaml
+
+from tutelage.step import describe
+
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
 import hashlib
@@ -34,3 +38,18 @@ def test_compiled_files_name_no_machine():
         text = file.read_text()
         assert str(ROOT) not in text
         assert str(Path.home()) + "/" not in text
+
+
+def test_no_task_of_a_compiled_pipeline_may_be_taken_from_kfps_cache() -> None:
+    for file in sorted((ROOT / "compiled").glob("*.yaml")):
+        assert "enableCache: true" not in file.read_text(), file
+
+
+def test_every_process_task_asks_for_what_its_component_yaml_says() -> None:
+    ir = yaml.safe_load((ROOT / "compiled" / "llm_training.yaml").read_text())
+    executors = ir["deploymentSpec"]["executors"]
+    assert (
+        executors["exec-ingest"]["container"]["resources"]["resourceMemoryLimit"]
+        == (describe("data/ingest").resources["limits"]["memory"])
+    )
+    assert all("resources" in executor["container"] for executor in executors.values())

@@ -43,8 +43,10 @@ def _stable(text: str) -> str:
 
 
 def write_all() -> list[Path]:
-    """Compile every pipeline into compiled/. Gives the files whose content changed."""
-    changed = []
+    """Compile every pipeline into compiled/; files without a pipeline go. Gives the files that changed."""
+    changed = [file for file in (repository_root() / "compiled").glob("*.yaml") if file.stem not in pipeline_names()]
+    for file in changed:
+        file.unlink()
     for name in pipeline_names():
         file, text = compiled_file(name), compile_pipeline(name)
         if not file.is_file() or file.read_text(encoding="utf-8") != text:

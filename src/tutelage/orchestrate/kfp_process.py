@@ -1,7 +1,7 @@
 """The process in which kfp.local runs a compiled pipeline:  python -m tutelage.orchestrate.kfp_process FILE PARAMETERS ROOT
 
 A process of its own, since kfp.local prints to stdout, changes global state and hides errors; what matters comes through the
-run's event file. It dies with the command line, and the steps die with it.
+run's event file. It is on a leash of the command line, and the steps end with it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,10 @@ import sys
 from pathlib import Path
 
 from tutelage.runtimes.settings import SUPERVISOR_VARIABLE
-from tutelage.step import die_with_parent
 
 
 def main(compiled: str, parameters: str, pipeline_root: str) -> int:
     """Run the pipeline to its end. Gives 0, or 1 when a task failed."""
-    die_with_parent()
     os.environ[SUPERVISOR_VARIABLE] = str(os.getpid())
     from kfp import components, local
 

@@ -38,7 +38,7 @@ class Progress:
 
     def show(self, event: Mapping[str, Any]) -> None:
         """Take one event in."""
-        row = self._rows.setdefault(event["task"], {"state": ""})
+        row = self._rows.setdefault(event["task"] or "events", {"state": ""})
         name = event["event"]
         if name == "started":
             row.update(state="running", began=time.monotonic())
@@ -73,7 +73,11 @@ class Progress:
             "failed": f"FAILED: {event.get('cause')}",
         }.get(event["event"])  # fmt: skip
         if text:
-            self._console.print(f"{event['time'][11:19]} {event['task']:<20} {text}", markup=False, soft_wrap=True)
+            self._console.print(
+                f"{(event['time'] or '')[11:19]:>8} {event['task'] or 'events':<20} {text}",
+                markup=False,
+                soft_wrap=True,
+            )
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False)

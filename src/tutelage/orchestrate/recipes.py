@@ -42,7 +42,7 @@ def pipeline_names() -> list[str]:
     """Every pipeline that can be compiled, sorted: the files of pipelines/ that define a function of their own name."""
     folder = repository_root() / "pipelines"
     return sorted(
-        path.stem for path in folder.glob("*.py") if f"def {path.stem}(\n" in path.read_text() and path.stem != "line"
+        path.stem for path in folder.glob("*.py") if path.stem != "line" and f"def {path.stem}(" in path.read_text()
     )
 
 

@@ -16,7 +16,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,78 +24,27 @@ from typing import Any
 import psutil
 
 import tutelage
-from tutelage.contracts import locations, manifest
-from tutelage.errors import InvalidInput
+from tutelage.contracts import locations
+from tutelage.errors import TutelageError
 from tutelage.lineage.events import read_events
 from tutelage.orchestrate.compile import compiled_file
 from tutelage.orchestrate.recipes import Recipe
+from tutelage.orchestrate.records import RunRecord, conclude, is_alive, readable_records
 from tutelage.orchestrate.tasks import tasks_of
+from tutelage.runtimes.leash import leash
 from tutelage.runtimes.settings import RUN_FOLDER_VARIABLE, RUN_VARIABLE, SETTINGS_VARIABLE, Settings
 from tutelage.step import repository_root
 
-EXIT_CODES = {"done": 0, "failed": 1, "invalid": 2, "refused": 3, "budget": 4}
 POLL_SECONDS = 0.1
+OnEvent = Callable[[Mapping[str, Any]], None]
 VERSIONS = ("kfp", "kserve", "pyspark", "torch", "transformers")
 
 
-@dataclass
-class RunRecord:
-    """What is known of a run: kept in run.json, printed by --json."""
-
-    run: str
-    recipe: str
-    pipeline: str
-    folder: str
-    started: str
-    process: int
-    finished: str | None = None
-    outcome: str | None = None
-    seconds: float | None = None
-    verdict: str | None = None
-    cause: str | None = None
-    hint: str | None = None
-    failed_task: str | None = None
-    report: str | None = None
-    release_page: str | None = None
-    artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
-    versions: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def exit_code(self) -> int:
-        """The command line's exit code for the outcome."""
-        return EXIT_CODES[self.outcome or "failed"]
-
-    def save(self) -> None:
-        """Write run.json."""
-        locations.write_bytes(str(Path(self.folder) / "run.json"), json.dumps(vars(self), indent=1).encode())
-
-
-def run_folders(settings: Settings) -> list[Path]:
-    """Folders of all runs on record, oldest first."""
-    found = [path.parent for path in Path(settings.runs).absolute().glob("*/run.json")]
-    return sorted(found, key=lambda path: path.name)
-
-
-def read_record(folder: Path) -> RunRecord:
-    """The record of a run."""
-    return RunRecord(**json.loads((folder / "run.json").read_text()))
-
-
-def find_run(settings: Settings, name: str) -> Path:
-    """The folder of run `name`, a prefix of it or `latest`. Raises InvalidInput."""
-    folders = run_folders(settings)
-    matches = folders[-1:] if name == "latest" else [item for item in folders if item.name.startswith(name)]
-    if len(matches) != 1:
-        known = ", ".join(item.name for item in folders[-5:]) or "none"
-        raise InvalidInput(f"{len(matches)} runs match {name!r}", hint=f"last runs: {known}")
-    return matches[0]
-
-
-def run_locally(recipe: Recipe, settings: Settings, *, on_event: Callable[[Mapping[str, Any]], None]) -> RunRecord:
+def run_locally(recipe: Recipe, settings: Settings, *, on_event: OnEvent, command: str) -> RunRecord:
     """Run `recipe` to its end and give its record. Raises nothing for a run that fails: the record says so."""
-    settle_interrupted(settings)
-    record, folder = _prepare(recipe, settings)
-    lineage = _recorder(settings, record, on_event)
+    settle_interrupted(settings, on_event)
+    record, folder = _prepare(recipe, settings, command)
+    lineage = Lineage(settings, record, on_event)
     started = time.monotonic()
     events: list[Mapping[str, Any]] = []
     child = _start(recipe, folder)
@@ -104,21 +52,61 @@ def run_locally(recipe: Recipe, settings: Settings, *, on_event: Callable[[Mappi
         for event in _follow(folder / "events.jsonl", child):
             events.append(event)
             on_event(event)
-            if lineage is not None:
-                lineage.consume([event])
+            lineage.consume([event])
     except KeyboardInterrupt:
         record.cause, record.hint = "interrupted", "run the same command again: finished steps are reused"
     finally:
         _end(child)
-        if lineage is not None:
-            lineage.close()
         shutil.rmtree(folder / "tmp", ignore_errors=True)
         record.seconds = round(time.monotonic() - started, 3)
-        _conclude(record, events, child.returncode)
+        conclude(record, events, child.returncode)
+        lineage.close()
     return record
 
 
-def _prepare(recipe: Recipe, settings: Settings) -> tuple[RunRecord, Path]:
+class Lineage:
+    """Writes a run's lineage. Never in the run's way: what goes wrong is said once, and manifests keep the record."""
+
+    def __init__(self, settings: Settings, record: RunRecord, on_event: OnEvent) -> None:
+        self._on_event = on_event
+        self._recorder: Any = None
+        self._safely(lambda: self._open(settings, record))
+
+    def _open(self, settings: Settings, record: RunRecord) -> None:
+        from tutelage.lineage.recorder import Recorder
+        from tutelage.lineage.store import open_store
+
+        store = open_store(str(Path(settings.runs).absolute() / "lineage.sqlite"))
+        if store is None:
+            self._warn("ML Metadata has no wheel for this platform: lineage is read from manifests alone")
+            return
+        tasks = {task.label: task.name for task in tasks_of(compiled_file(record.pipeline))}
+        root = str(Path(record.folder) / "kfp")
+        self._recorder = Recorder(store, run=record.run, pipeline=record.pipeline, tasks=tasks, root=root)
+
+    def consume(self, events: Sequence[Mapping[str, Any]]) -> None:
+        """Record events."""
+        if self._recorder is not None:
+            self._safely(lambda: self._recorder.consume(events))
+
+    def close(self) -> None:
+        """Record starts without an end as failed."""
+        if self._recorder is not None:
+            self._safely(self._recorder.close)
+
+    def _safely(self, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except (TutelageError, OSError, RuntimeError, ValueError, KeyError) as error:
+            self._recorder = None
+            self._warn(f"lineage of this run is not written on: {str(error).splitlines()[0]}")
+
+    def _warn(self, message: str) -> None:
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        self._on_event({"time": now, "event": "warning", "task": "lineage", "step": "", "message": message})
+
+
+def _prepare(recipe: Recipe, settings: Settings, command: str) -> tuple[RunRecord, Path]:
     runs = Path(settings.runs).absolute()
     now = datetime.now(UTC)
     name = f"{now.strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{secrets.token_hex(2)}"
@@ -136,7 +124,7 @@ def _prepare(recipe: Recipe, settings: Settings) -> tuple[RunRecord, Path]:
     versions |= {name: version(name) for name in VERSIONS}
     record = RunRecord(
         run=name, recipe=recipe.name, pipeline=recipe.pipeline, folder=str(folder), started=now.isoformat(),
-        process=os.getpid(), versions=versions,
+        process=os.getpid(), process_started=psutil.Process().create_time(), command=command, versions=versions,
     )  # fmt: skip
     record.save()
     return record, folder
@@ -158,25 +146,22 @@ def _start(recipe: Recipe, folder: Path) -> subprocess.Popen[bytes]:
     arguments = [str(compiled_file(recipe.pipeline)), str(folder / "parameters.json"), str(folder / "kfp")]
     with (folder / "logs" / "kfp.log").open("wb") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "tutelage.orchestrate.kfp_process", *arguments],
+            leash([sys.executable, "-m", "tutelage.orchestrate.kfp_process", *arguments]),
             env=environment, cwd=repository_root(), stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
 
 def _follow(path: Path, child: subprocess.Popen[bytes]) -> Iterator[Mapping[str, Any]]:
     """Events as they are appended, until the child has ended and everything is read."""
-    with path.open(encoding="utf-8") as file:
-        pending = ""
-        while True:
-            ended = child.poll() is not None
-            pending += file.read()
-            *lines, pending = pending.split("\n")
-            for line in lines:
-                yield json.loads(line)
-            if ended and not lines:
-                return
-            if not lines:
-                time.sleep(POLL_SECONDS)
+    offset = 0
+    while True:
+        ended = child.poll() is not None
+        events, offset = read_events(path, offset)
+        yield from events
+        if ended and not events:
+            return
+        if not events:
+            time.sleep(POLL_SECONDS)
 
 
 def _end(child: subprocess.Popen[bytes]) -> None:
@@ -193,72 +178,15 @@ def _end(child: subprocess.Popen[bytes]) -> None:
     child.wait()
 
 
-def settle_interrupted(settings: Settings) -> None:
+def settle_interrupted(settings: Settings, on_event: OnEvent) -> None:
     """Give runs whose command line was killed their outcome and their lineage: a start without an end is FAILED."""
-    for folder in run_folders(settings):
-        record = read_record(folder)
-        if record.outcome is not None or psutil.pid_exists(record.process):
+    for record in readable_records(settings)[0]:
+        if record.outcome is not None or is_alive(record):
             continue
-        events, _ = read_events(folder / "events.jsonl")
-        recorder = _recorder(settings, record, lambda event: None)
-        if recorder is not None:
-            recorder.consume(events)
-            recorder.close()
+        events, _ = read_events(Path(record.folder) / "events.jsonl")
+        lineage = Lineage(settings, record, on_event)
+        lineage.consume(events)
+        lineage.close()
         record.cause = "the command line was killed"
-        shutil.rmtree(folder / "tmp", ignore_errors=True)
-        _conclude(record, events, 1)
-
-
-def _recorder(settings: Settings, record: RunRecord, on_event: Callable[[Mapping[str, Any]], None]) -> Any:
-    """The recorder of this run's lineage; None, said aloud, where ML Metadata is not to be had."""
-    from tutelage.lineage.recorder import Recorder
-    from tutelage.lineage.store import open_store
-
-    store = open_store(str(Path(settings.runs).absolute() / "lineage.sqlite"))
-    if store is None:
-        message = "ML Metadata has no wheel for this platform: lineage is read from manifests alone"
-        on_event({"time": " " * 19, "event": "warning", "task": "lineage", "step": "", "message": message})
-        return None
-    tasks = tasks_of(compiled_file(record.pipeline))
-    return Recorder(
-        store, run=record.run, pipeline=record.pipeline, tasks={task.label: task.name for task in tasks},
-        root=str(Path(record.folder) / "kfp"),
-    )  # fmt: skip
-
-
-def _conclude(record: RunRecord, events: Sequence[Mapping[str, Any]], exit_code: int) -> None:
-    finished = {event["task"]: event for event in events if event["event"] == "finished"}
-    for label, event in finished.items():
-        for name, uri in event["outputs"].items():
-            made = manifest.read(uri)
-            record.artifacts[f"{label}/{name}"] = {"kind": made.kind, "digest": made.content_digest, "manifest": uri}
-            if made.kind == "verdict":
-                record.verdict = str(json.loads(locations.read_bytes(made.file("verdict.json")))["verdict"])
-            if made.kind == "page":
-                target = Path(record.folder) / "release.html"
-                target.write_bytes(locations.read_bytes(made.file("page.html")))
-                record.release_page = str(target)
-    failed = [event for event in events if event["event"] == "failed"]
-    begun = [event["task"] for event in events if event["event"] == "started"]
-    stopped = any(event.get("stopped") == "budget" for event in finished.values())
-    if failed:
-        record.outcome = failed[0]["outcome"]
-        record.cause, record.hint = failed[0]["cause"], failed[0]["hint"]
-        record.failed_task = failed[0]["task"]
-        if record.outcome == "refused" and stopped:
-            record.outcome = "budget"
-    elif exit_code == 0 and record.cause is None:
-        record.outcome = "budget" if stopped else "done"
-    else:
-        record.outcome = "failed"
-        unfinished = [label for label in begun if label not in finished]
-        record.failed_task = unfinished[-1] if unfinished else None
-        what = (
-            f"{record.failed_task} was killed before it could say why" if unfinished else "the pipeline did not start"
-        )
-        record.cause = record.cause or what
-        record.hint = (
-            record.hint or f"run the same command again: finished steps are reused; log: {record.folder}/logs/kfp.log"
-        )
-    record.finished = datetime.now(UTC).isoformat()
-    record.save()
+        shutil.rmtree(Path(record.folder) / "tmp", ignore_errors=True)
+        conclude(record, events, 1)

@@ -1,0 +1,146 @@
+"""Records of runs: `runs/<run>/run.json`, what `tutelage runs` lists and `--json` prints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tutelage.contracts import locations, manifest
+from tutelage.errors import InvalidInput, StoreError
+from tutelage.runtimes.settings import Settings
+
+EXIT_CODES = {"done": 0, "failed": 1, "invalid": 2, "refused": 3, "budget": 4}
+
+
+@dataclass
+class RunRecord:
+    """What is known of a run: kept in run.json, printed by --json."""
+
+    run: str
+    recipe: str
+    pipeline: str
+    folder: str
+    started: str
+    process: int
+    process_started: float
+    command: str
+    finished: str | None = None
+    outcome: str | None = None
+    seconds: float | None = None
+    verdict: str | None = None
+    failed_checks: list[str] = field(default_factory=list)
+    cause: str | None = None
+    hint: str | None = None
+    failed_task: str | None = None
+    report: str | None = None
+    release_page: str | None = None
+    artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
+    versions: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def exit_code(self) -> int:
+        """The command line's exit code for the outcome."""
+        return EXIT_CODES[self.outcome or "failed"]
+
+    def save(self) -> None:
+        """Write run.json."""
+        locations.write_bytes(str(Path(self.folder) / "run.json"), json.dumps(vars(self), indent=1).encode())
+
+
+def run_folders(settings: Settings) -> list[Path]:
+    """Folders of all runs on record, oldest first."""
+    found = [path.parent for path in Path(settings.runs).absolute().glob("*/run.json")]
+    return sorted(found, key=lambda path: path.name)
+
+
+def read_record(folder: Path) -> RunRecord:
+    """The record of a run. Raises StoreError when run.json is torn or of another version."""
+    try:
+        return RunRecord(**json.loads((folder / "run.json").read_text()))
+    except (ValueError, TypeError) as error:
+        raise StoreError(
+            f"record of run {folder.name} cannot be read: {error}", hint=f"remove {folder} if nobody needs it"
+        ) from error
+
+
+def readable_records(settings: Settings) -> tuple[list[RunRecord], list[str]]:
+    """The records of all runs, oldest first, and what is wrong with those that cannot be read."""
+    records, problems = [], []
+    for folder in run_folders(settings):
+        try:
+            records.append(read_record(folder))
+        except StoreError as error:
+            problems.append(error.message)
+    return records, problems
+
+
+def find_run(settings: Settings, name: str) -> Path:
+    """The folder of run `name`, a prefix of it or `latest`. Raises InvalidInput."""
+    folders = run_folders(settings)
+    matches = folders[-1:] if name == "latest" else [item for item in folders if item.name.startswith(name)]
+    if len(matches) != 1:
+        known = ", ".join(item.name for item in folders[-5:]) or "none"
+        raise InvalidInput(f"{len(matches)} runs match {name!r}", hint=f"last runs: {known}")
+    return matches[0]
+
+
+def is_alive(record: RunRecord) -> bool:
+    """Whether the command line of a run still runs; process ids are used again, so its start time must agree."""
+    try:
+        return abs(psutil.Process(record.process).create_time() - record.process_started) < 2
+    except psutil.NoSuchProcess:
+        return False
+
+
+def conclude(record: RunRecord, events: Sequence[Mapping[str, Any]], exit_code: int) -> None:
+    """Fill in what the events and payloads say of the run's end, and save it."""
+    finished = {event["task"]: event for event in events if event["event"] == "finished"}
+    for label, event in finished.items():
+        for name, uri in event["outputs"].items():
+            try:
+                _note_artifact(record, f"{label}/{name}", manifest.read(uri))
+            except (OSError, StoreError):
+                # The store was removed or moved since: the run's own record says what it can.
+                record.artifacts[f"{label}/{name}"] = {"kind": "gone", "digest": "", "manifest": uri}
+    failed = [event for event in events if event["event"] == "failed"]
+    stopped = any(event.get("stopped") == "budget" for event in finished.values())
+    if failed:
+        record.outcome, record.failed_task = failed[0]["outcome"], failed[0]["task"]
+        record.cause, record.hint = failed[0]["cause"], failed[0]["hint"]
+        if record.outcome == "refused" and record.failed_checks == ["budget"]:
+            record.outcome = "budget"
+    elif exit_code == 0 and record.cause is None:
+        record.outcome = "budget" if stopped else "done"
+    else:
+        _conclude_killed(record, [event["task"] for event in events if event["event"] == "started"], finished)
+    record.finished = datetime.now(UTC).isoformat()
+    record.save()
+
+
+def _note_artifact(record: RunRecord, name: str, made: manifest.Manifest) -> None:
+    record.artifacts[name] = {"kind": made.kind, "digest": made.content_digest, "manifest": made.uri}
+    if made.kind == "verdict":
+        verdict = json.loads(locations.read_bytes(made.file("verdict.json")))
+        record.verdict = str(verdict["verdict"])
+        record.failed_checks = [check["id"] for check in verdict["checks"] if not check["passed"]]
+    if made.kind == "page":
+        target = Path(record.folder) / "release.html"
+        target.write_bytes(locations.read_bytes(made.file("page.html")))
+        record.release_page = str(target)
+
+
+def _conclude_killed(record: RunRecord, begun: Sequence[str], finished: Mapping[str, Any]) -> None:
+    """The outcome of a run that ended without a word of its own."""
+    record.outcome = "failed"
+    unfinished = [label for label in begun if label not in finished]
+    record.failed_task = unfinished[-1] if unfinished else None
+    what = f"{record.failed_task} was killed before it could say why" if unfinished else "the pipeline did not start"
+    record.cause = record.cause or what
+    again = "run the same command again: finished steps are reused"
+    record.hint = record.hint or f"{again}; log: {record.folder}/logs/kfp.log"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,6 +48,9 @@ def main() -> NoReturn:
         sys.exit(2)
     except OSError as error:
         _fail(StepFailed(str(error), hint="check the path, permissions and free space"), 1)
+    except Exception as error:
+        traceback.print_exc()
+        _fail(StepFailed(f"{type(error).__name__}: {error}", hint="this is a bug in Tutelage: please report it"), 1)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
     sys.exit(0)
@@ -54,8 +58,8 @@ def main() -> NoReturn:
 
 def _fail(error: TutelageError, exit_code: int) -> NoReturn:
     if "--json" in sys.argv:
-        print(json.dumps({"outcome": error.outcome, "cause": error.message, "hint": error.hint}, ensure_ascii=False))
-    click.echo(f"error: {error}", err=True)
+        print(json.dumps({"outcome": error.outcome, "cause": error.message, "hint": error.hint}))
+    click.echo(f"error: {error}".encode(errors="backslashreplace").decode(), err=True)
     sys.exit(exit_code)
 
 
@@ -100,7 +104,7 @@ def run(recipe: str, assignments: tuple[str, ...], runs: str | None, fresh: bool
     record.report = write_report(Path(record.folder))
     record.save()
     if as_json:
-        print(json.dumps(vars(record), ensure_ascii=False))
+        print(json.dumps(vars(record)))
     else:
         _summary(record)
     if record.cause:

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from tutelage.contracts import manifest
 from tutelage.contracts.locations import join
-from tutelage.errors import StepFailed, TutelageError
+from tutelage.errors import BudgetSpent, GateRefused, InvalidInput, StepFailed, TutelageError
 from tutelage.runtimes.children import python_path
 from tutelage.runtimes.settings import read_settings
 from tutelage.runtimes.spark import require_java, spark_environment
 from tutelage.step import describe, repository_root
+
+KINDS: dict[int, type[TutelageError]] = {error.exit_code: error for error in (InvalidInput, GateRefused, BudgetSpent)}
 
 
 def run_step(

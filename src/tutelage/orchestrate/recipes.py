@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from tutelage.config import integral_floats_to_ints, merge
-from tutelage.errors import InvalidInput
+from tutelage.errors import InvalidInput, Problem
 from tutelage.step import repository_root
 
 KEYS = ("pipeline", "parameters", "description")
@@ -38,11 +38,25 @@ class Recipe:
         return str(yaml.safe_dump(body, sort_keys=False, allow_unicode=True, width=120))
 
 
+class _RecipeLoader(yaml.SafeLoader):
+    """Safe YAML in which a key stands once: the last of two would win in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping. Raises ConstructorError for a key that stands twice."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def pipeline_names() -> list[str]:
     """Every pipeline that can be compiled, sorted: the files of pipelines/ that define a function of their own name."""
     folder = repository_root() / "pipelines"
     return sorted(
-        path.stem for path in folder.glob("*.py") if path.stem != "line" and f"def {path.stem}(" in path.read_text()
+        path.stem
+        for path in folder.glob("*.py")
+        if path.stem != "line" and f"def {path.stem}(" in path.read_text(encoding="utf-8")
     )
 
 
@@ -50,24 +64,31 @@ def read_recipe(path: str, changes: Mapping[str, Any] | None = None) -> Recipe:
     """The recipe at `path`, or of that name in recipes/, with `changes` laid over its parameters. Raises InvalidInput."""
     file = _find(path)
     try:
-        body = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        body = yaml.load(file.read_text(encoding="utf-8"), Loader=_RecipeLoader)  # noqa: S506  (a SafeLoader)
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"{file} is not YAML: {error}", hint="see recipes/tiny.yaml") from error
     if not isinstance(body, dict) or not isinstance(body.get("parameters", {}), dict):
         raise InvalidInput(f"{file} holds no mapping with pipeline and parameters", hint="see recipes/tiny.yaml")
-    for key in body:
-        if key not in KEYS:
-            near = difflib.get_close_matches(str(key), KEYS, n=1)
-            raise InvalidInput(
-                f"{file}: unknown key {key!r}",
-                hint=f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(KEYS)}",
-            )
-    pipeline = body.get("pipeline")
+    problems = []
+    for key in sorted(set(map(str, body)) - set(KEYS)):
+        near = difflib.get_close_matches(key, KEYS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"accepted: {', '.join(KEYS)}"
+        problems.append(Problem("", f"unknown key {key!r}", hint))
+    pipeline = str(body.get("pipeline"))
     if pipeline not in pipeline_names():
-        raise InvalidInput(f"{file}: unknown pipeline {pipeline!r}", hint=f"accepted: {', '.join(pipeline_names())}")
+        problems.append(Problem("pipeline", f"unknown: {pipeline!r}", f"accepted: {', '.join(pipeline_names())}"))
+    if problems:
+        raise InvalidInput.from_problems(str(file), problems)
     parameters = merge(body.get("parameters", {}), changes or {})
-    parameters = integral_floats_to_ints(_with_paths_from_root(parameters, (Path.cwd(), file.absolute().parent)))
-    return Recipe(file.stem, pipeline, {**defaults_of(pipeline), **parameters}, str(body.get("description") or ""))
+    parameters = integral_floats_to_ints(
+        _with_paths_from_root(parameters, (file.absolute().parent, repository_root(), Path.cwd()))
+    )
+    return Recipe(
+        file.stem,
+        pipeline,
+        {**defaults_of(pipeline), **integral_floats_to_ints(parameters)},
+        str(body.get("description") or ""),
+    )
 
 
 def defaults_of(pipeline: str) -> dict[str, Any]:
@@ -93,9 +114,9 @@ def _with_paths_from_root(value: Any, bases: tuple[Path, ...]) -> Any:
         return value
     resolved = {key: _with_paths_from_root(item, bases) for key, item in value.items()}
     uri = resolved.get("uri")
-    if isinstance(uri, str) and "://" not in uri and not uri.startswith("/"):
+    if isinstance(uri, str) and uri.strip() and "://" not in uri and not uri.startswith("/") and "#" not in uri:
         root = repository_root()
-        found = next((base / uri for base in (*bases, root) if (base / uri).exists()), None)
+        found = next((base / uri for base in bases if (base / uri).exists()), None)
         if found is not None:
             path = found.resolve()
             resolved["uri"] = path.relative_to(root).as_posix() if path.is_relative_to(root) else str(path)

@@ -25,7 +25,7 @@ import psutil
 
 import tutelage
 from tutelage.contracts import locations
-from tutelage.errors import TutelageError
+from tutelage.errors import StoreError, TutelageError
 from tutelage.lineage.events import read_events
 from tutelage.orchestrate.compile import compiled_file
 from tutelage.orchestrate.recipes import Recipe
@@ -59,9 +59,19 @@ def run_locally(recipe: Recipe, settings: Settings, *, on_event: OnEvent, comman
         _end(child)
         shutil.rmtree(folder / "tmp", ignore_errors=True)
         record.seconds = round(time.monotonic() - started, 3)
-        conclude(record, events, child.returncode)
+        try:
+            conclude(record, events, child.returncode)
+        except StoreError as error:
+            # A full disk: the outcome is known all the same, and is told.
+            on_event(warning(f"record of this run is not written: {error.message}"))
         lineage.close()
     return record
+
+
+def warning(message: str) -> dict[str, Any]:
+    """An event of the command line's own."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    return {"time": now, "event": "warning", "task": "run", "step": "", "message": message}
 
 
 class Lineage:
@@ -78,7 +88,7 @@ class Lineage:
 
         store = open_store(str(Path(settings.runs).absolute() / "lineage.sqlite"))
         if store is None:
-            self._warn("ML Metadata has no wheel for this platform: lineage is read from manifests alone")
+            self._on_event(warning("ML Metadata has no wheel for this platform: lineage is read from manifests alone"))
             return
         tasks = {task.label: task.name for task in tasks_of(compiled_file(record.pipeline))}
         root = str(Path(record.folder) / "kfp")
@@ -99,11 +109,7 @@ class Lineage:
             work()
         except (TutelageError, OSError, RuntimeError, ValueError, KeyError) as error:
             self._recorder = None
-            self._warn(f"lineage of this run is not written on: {str(error).splitlines()[0]}")
-
-    def _warn(self, message: str) -> None:
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        self._on_event({"time": now, "event": "warning", "task": "lineage", "step": "", "message": message})
+            self._on_event(warning(f"lineage of this run is not written on: {str(error).splitlines()[0]}"))
 
 
 def _prepare(recipe: Recipe, settings: Settings, command: str) -> tuple[RunRecord, Path]:

@@ -50,3 +50,23 @@ def test_a_recipe_that_is_none_is_refused_with_a_hint(tmp_path: Path, text: str,
 def test_the_wiring_module_is_no_pipeline() -> None:
     assert "llm_training" in pipeline_names()
     assert "line" not in pipeline_names()
+
+
+def test_a_key_that_stands_twice_is_refused_since_the_last_would_win_in_silence(tmp_path: Path) -> None:
+    file = tmp_path / "twice.yaml"
+    file.write_text("pipeline: llm_training\nparameters: {seed: 7, seed: 8}\n")
+    with pytest.raises(InvalidInput, match="key 'seed' stands twice"):
+        read_recipe(str(file))
+
+
+def test_what_stands_beside_the_recipe_comes_before_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder in ("recipe", "elsewhere"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "notes.txt").write_text(folder)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    file = tmp_path / "recipe" / "mine.yaml"
+    file.write_text("pipeline: llm_training\nparameters: {sources: [{uri: notes.txt}, {uri: ''}]}\n")
+    sources = read_recipe(str(file)).parameters["sources"]
+    assert sources == [{"uri": str(tmp_path / "recipe" / "notes.txt")}, {"uri": ""}]

@@ -28,7 +28,6 @@ from tutelage.contracts.sources import pinned
 from tutelage.contracts.store import Store, new_attempt, step_key
 from tutelage.errors import BudgetSpent, GateRefused, InvalidInput, StepFailed, StoreError, TutelageError
 from tutelage.runtimes import process, spark, torch
-from tutelage.runtimes.code import code_version
 from tutelage.runtimes.settings import (
     RUN_FOLDER_VARIABLE,
     RUN_VARIABLE,
@@ -37,6 +36,7 @@ from tutelage.runtimes.settings import (
     read_settings,
 )
 from tutelage.step import Request, append_event, describe, load
+from tutelage.step.code import code_version
 
 log = logging.getLogger("tutelage")
 START = {"process": process.run, "spark": spark.run, "torch": torch.run}

@@ -10,6 +10,7 @@ import argparse
 import ctypes
 import json
 import logging
+import os
 import signal
 import sys
 import tempfile
@@ -20,12 +21,16 @@ from typing import Any, NoReturn
 
 from tutelage.config import Config, build, parse_assignments
 from tutelage.contracts import locations
-from tutelage.contracts.digests import digest_of
-from tutelage.contracts.manifest import OUTCOME_NAME
+from tutelage.contracts.manifest import OUTCOME_NAME, read
+from tutelage.contracts.store import step_key
 from tutelage.errors import InvalidInput, TutelageError
+from tutelage.step.code import code_version
 from tutelage.step.context import Request
 from tutelage.step.description import describe, load
 from tutelage.step.running import RunFunction, execute
+
+#: The run that a step started by a person belongs to, and its attempt.
+BY_HAND = "by-hand"
 
 
 def main(run: RunFunction, config_type: type[Config]) -> NoReturn:
@@ -38,6 +43,8 @@ def main(run: RunFunction, config_type: type[Config]) -> NoReturn:
         if request.leashed:
             die_with_parent()
         execute(run, config_type, request)
+        if request.attempt == BY_HAND and os.environ.get("RANK", "0") == "0":
+            locations.remove(request.scratch)
     except TutelageError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -84,14 +91,46 @@ def request_by_hand(
         key: uri if uri.endswith(".json") else locations.join(uri, "manifest.json")
         for key, uri in given["--in"].items()
     }
-    first = next(iter(given["--out"].values()), tempfile.mkdtemp(prefix="tutelage-"))
+    digests = {key: _input_digest(key, uri, description.reads[key]) for key, uri in manifests.items()}
+    if os.environ.get("RANK", "0") == "0":
+        for location in given["--out"].values():
+            _require_empty(location)
+    first = next(iter(given["--out"].values()), None) or tempfile.mkdtemp(prefix="tutelage-")
     values = build(load(name).Config, dict(config), where=name).values()
-    by_hand = digest_of([name, values, sorted(manifests.items())])[:32]
+    # A checkpoint is resumed under its key: other inputs, code or number of ranks make another.
+    digests["setting:processes"] = os.environ.get("WORLD_SIZE", "1")
+    version = code_version(name)
     return Request(
-        step=name, config=values, inputs=manifests, outputs=given["--out"], scratch=locations.join(first, "..", ".scratch"),
-        cache=str(Path.home() / ".cache" / "tutelage"), outcome=locations.join(first, OUTCOME_NAME), step_key=by_hand,
-        attempt="by-hand", code_version="by-hand", run="by-hand", label=name.split("/")[1], settings=_pairs(settings),
+        step=name, config=values, inputs=manifests, outputs=given["--out"],
+        scratch=f"{locations.normalise(first)}.scratch", cache=str(Path.home() / ".cache" / "tutelage"),
+        outcome=locations.join(first, OUTCOME_NAME), step_key=step_key(name, version, values, digests), attempt=BY_HAND,
+        code_version=version, run=BY_HAND, label=name.split("/")[1], settings=_pairs(settings),
     )  # fmt: skip
+
+
+def _input_digest(name: str, uri: str, kind: str) -> str:
+    """Content digest of the payload that `uri` describes. Raises InvalidInput when it is none, or of another kind."""
+    try:
+        manifest = read(uri)
+    except FileNotFoundError as error:
+        raise InvalidInput(
+            f"input {name!r}: no manifest at {uri}", hint="name a manifest.json or the folder that holds it"
+        ) from error
+    if manifest.kind != kind:
+        raise InvalidInput(
+            f"input {name!r} is a {manifest.kind}, accepted: {kind}", hint="see the step's component.yaml"
+        )
+    return manifest.content_digest
+
+
+def _require_empty(location: str) -> None:
+    """Raise InvalidInput where files stand that would be taken for this try's; the outcome of a failed one may."""
+    found = [path for path, _ in locations.list_files(location) if path != OUTCOME_NAME]
+    if found:
+        raise InvalidInput(
+            f"output location is not empty: {location} holds {found[0]}",
+            hint="name another place, or remove what stands there",
+        )
 
 
 def _pairs(flags: list[str]) -> dict[str, str]:

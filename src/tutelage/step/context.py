@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping
@@ -77,6 +78,12 @@ class Output:
         if self._folder is not None:
             locations.upload(self._folder, self.location)
 
+    def discard_copy(self) -> None:
+        """Remove the local copy of an output whose place is elsewhere; a model's may be large."""
+        if self._folder is not None and not locations.is_local(self.location):
+            shutil.rmtree(self._folder, ignore_errors=True)
+            self._folder = None
+
 
 class Context:
     """What a running step has besides its Config: inputs, outputs, progress, and a place for downloads."""
@@ -142,6 +149,9 @@ def append_event(path: str, name: str, label: str, step: str, **fields: Any) -> 
     line = json.dumps({"time": time_stamp, "event": name, "task": label, "step": step, **fields}, ensure_ascii=False)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        os.write(descriptor, line.encode() + b"\n")
+        rest = line.encode() + b"\n"
+        while rest:
+            # On a full disk a part is written; writing the rest then says why.
+            rest = rest[os.write(descriptor, rest) :]
     finally:
         os.close(descriptor)

@@ -36,7 +36,7 @@ class Description(Config):
     reuse: bool = True
     """Whether finished work is found again by its step key."""
     settings: tuple[str, ...] = ()
-    """Settings of the installation handed to this step: signing_key, public_keys, registry."""
+    """Settings of the installation handed to this step: signing_key, public_keys, registry, locks."""
     owners: tuple[str, ...]
     """Who answers for it."""
     stability: str

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -48,6 +49,16 @@ def _attempt(
         for manifest in inputs.values():
             verify(manifest)
     context = Context(request, inputs)
+    try:
+        return _results(run, config, context, request, rank, started)
+    finally:
+        for output in context.outputs.values():
+            output.discard_copy()
+
+
+def _results(
+    run: RunFunction, config: Config, context: Context, request: Request, rank: int, started: float
+) -> dict[str, Manifest]:
     results = run(config, context)
     if rank != 0:
         return {}
@@ -92,7 +103,9 @@ def _finish(name: str, kind: str, result: Result, config: Config, context: Conte
 def peak_memory_bytes() -> int:
     """Largest resident set of this process and its finished children, in bytes."""
     both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    return max(resource.getrusage(who).ru_maxrss for who in both) * 1024
+    # In KiB, but in bytes on macOS.
+    unit = 1 if sys.platform == "darwin" else 1024
+    return max(resource.getrusage(who).ru_maxrss for who in both) * unit
 
 
 def _write_outcome(request: Request, rank: int, started: float, error: BaseException | None) -> None:

@@ -33,7 +33,9 @@ $(STAMP): pyproject.toml $(LOCKS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
 	  echo "error: $(PYTHON) is $$($(PYTHON) -V 2>&1); Tutelage needs CPython 3.11 (ml-metadata has wheels for no later one)" >&2; \
 	  echo "hint: make setup PYTHON=/path/to/python3.11" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
+	  echo "error: $(PYTHON) cannot make a virtual environment with pip in $(VENV)" >&2; \
+	  echo "hint: Debian and Ubuntu: apt-get install python3-venv make; then make setup again" >&2; exit 2; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/laptop.lock -e '.[laptop,test]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/ml-metadata.lock || { \
 	  echo "warning: no wheel of ml-metadata for this platform: runs work, their lineage is kept in manifests only" >&2; }

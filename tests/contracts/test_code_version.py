@@ -16,7 +16,7 @@ PROGRAM = """
 import json, sys
 from pathlib import Path
 from tutelage import step
-from tutelage.runtimes.code import code_version
+from tutelage.step.code import code_version
 
 def versions():
     for cached in (step.describe, code_version):
@@ -57,7 +57,7 @@ EDITS = {
     "a new file of the stage": {"src/tutelage/train/unheard_of.py": COMMENT},
     "errors": {"src/tutelage/errors.py": COMMENT},
     "config": {"src/tutelage/config.py": COMMENT},
-    "what a step is": {"src/tutelage/step.py": COMMENT},
+    "what a step is": {"src/tutelage/step/running.py": COMMENT},
     "contracts": {"src/tutelage/contracts/digests.py": COMMENT},
     "spark image": {"images/python-spark/requirements.lock": "more==1\n"},
     "pinned image": {"images/digests.json": '{"python-torch": "sha256:00"}'},
@@ -132,7 +132,7 @@ def test_an_image_changes_the_steps_that_run_in_it(report):
 def test_a_pinned_image_is_its_digest_whatever_the_lock_says(report, copy):
     assert report["lock of a pinned image"] == report["pinned image"]
     environment = {**os.environ, "PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}"}
-    program = "from tutelage.runtimes.code import code_version; print(code_version('train/train'))"
+    program = "from tutelage.step.code import code_version; print(code_version('train/train'))"
     (copy / "images" / "digests.json").write_text('{"python-torch": "sha256:00"}')
     versions = set()
     for text in ("", "more==1\n"):

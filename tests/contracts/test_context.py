@@ -70,6 +70,16 @@ def test_an_output_elsewhere_is_written_here_and_brought_there(tmp_path, s3_loca
     (output.path / "nested" / "a.txt").write_text("a")
     output.settle()
     assert locations.list_files(f"{s3_location}/out") == [("nested/a.txt", 1)]
+    here = output.path
+    output.discard_copy()
+    assert not here.exists()
+
+
+def test_an_output_that_stands_here_is_no_copy(tmp_path):
+    output = context_for(tmp_path, {}).outputs["curated"]
+    (output.path / "a.txt").write_text("a")
+    output.discard_copy()
+    assert (tmp_path / "out" / "a.txt").read_text() == "a"
 
 
 def test_a_setting_that_is_not_set_is_said(tmp_path):

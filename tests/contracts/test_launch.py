@@ -16,11 +16,14 @@ from typing import Any
 import psutil
 import pytest
 
+import tutelage
 from tests.contracts.workspace import Workspace
 from tutelage.contracts import locations
 from tutelage.contracts.locks import kill_recorded, record_child, step_lock
 from tutelage.contracts.manifest import read, verify
 from tutelage.contracts.store import Store
+from tutelage.runtimes.launch import _Task
+from tutelage.runtimes.settings import Settings
 from tutelage.step import append_event
 
 
@@ -202,54 +205,6 @@ def test_an_outcome_of_an_earlier_try_is_not_taken_for_this_one(workspace):
     assert first["error"] == "GateRefused"
     assert second["error"] == "StepFailed"
     assert "exited with code 7" in second["cause"]
-
-
-@pytest.mark.parametrize("name", [*TYPED, "crash", None])
-def test_a_step_by_hand_exits_with_the_code_of_its_outcome(workspace, name):
-    file = workspace.folder / "components" / "demo" / "make" / "step.py"
-    out = workspace.folder / "by-hand"
-    flags = ["--out", f"made={out}", *(["--set", f"fail={name}"] if name else [])]
-    done = subprocess.run(
-        [sys.executable, str(file), *flags],
-        env=workspace.variables(),
-        capture_output=True,
-        text=True,
-        cwd=workspace.folder,
-    )
-    assert done.returncode == (0 if name is None else EXIT_CODES.get(name, 1)), done.stderr
-    assert done.stdout == "", "data to stdout, logs to stderr"
-    if name in TYPED:
-        assert f"error: cause of {name}\n\nhint: hint for {name}" in done.stderr
-    assert json.loads((out / "outcome.json").read_text())["outcome"] == (
-        "done" if name is None else OUTCOMES.get(name, "failed")
-    )
-    assert (out / "manifest.json").exists() == (name is None)
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ([], "takes --out made; got nothing"),
-        (["--out", "made=x", "--out", "more=y"], "got made, more"),
-        (["--out", "made"], "not NAME=VALUE"),
-        (["--out", "made=x", "--in", "left=y"], "takes --in nothing"),
-        (["--out", "made=x", "--set", "txt=1"], "did you mean 'text'?"),
-        (["--out", "made=x", "--set", "text"], "not an assignment"),
-    ],
-)
-def test_wrong_flags_by_hand_are_explained(workspace, flags, message):
-    file = workspace.folder / "components" / "demo" / "make" / "step.py"
-    done = subprocess.run(
-        [sys.executable, str(file), *flags],
-        env=workspace.variables(),
-        capture_output=True,
-        text=True,
-        cwd=workspace.folder,
-    )
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "hint:" in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_inputs_that_cannot_be_used_are_refused_before_work_starts(workspace):
@@ -438,7 +393,7 @@ def test_the_next_holder_of_a_lock_kills_what_a_dead_one_left_running(tmp_path, 
     with step_lock(tmp_path, "key", lambda: pytest.fail("nobody holds it")):
         assert not alive(stray.pid)
         assert not alive(grandchild)
-    assert lock.read_text() == ""
+    assert not lock.exists()
 
 
 def test_a_process_id_that_was_used_again_is_left_alone(tmp_path, stray):
@@ -458,10 +413,120 @@ def test_a_torn_lock_file_stops_nobody(tmp_path, text):
         assert lock.read_text() == ""
 
 
+def test_a_lock_passes_from_hand_to_hand_and_leaves_no_file(tmp_path):
+    program = """
+import sys, time
+from pathlib import Path
+from tutelage.contracts.locks import step_lock
+for _ in range(5):
+    with step_lock(Path(sys.argv[1]), "key", lambda: None):
+        with open(sys.argv[2], "a") as file:
+            file.write("in ")
+            file.flush()
+            time.sleep(0.01)
+            file.write("out ")
+"""
+    diary = tmp_path / "diary"
+    writers = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path / "locks"), str(diary)]) for _ in range(3)]
+    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    assert diary.read_text() == "in out " * 15
+    assert list((tmp_path / "locks").iterdir()) == []
+
+
+def test_an_event_that_does_not_fit_on_the_disk_is_an_error(tmp_path):
+    program = """
+import resource, sys
+from tutelage.runtimes.launch import _Task
+from tutelage.runtimes.settings import Settings
+from tutelage.step import append_event
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+try:
+    append_event(sys.argv[1], "progress", "t", "s", text="x" * 200)
+except OSError:
+    sys.exit(7)
+"""
+    assert subprocess.run([sys.executable, "-c", program, str(tmp_path / "events.jsonl")]).returncode == 7
+
+
+def test_a_step_in_the_launchers_process_leaves_a_log(workspace):
+    workspace.launch(
+        workspace.request("demo/make"), workspace.request("demo/make", {"fail": "StepFailed"}, label="failed")
+    )
+    logs = workspace.runs / "run-1" / "logs"
+    assert "make says text" in (logs / "make.log").read_text()
+    failed = (logs / "failed.log").read_text()
+    assert "make says text" in failed and "StepFailed: cause of StepFailed" in failed and "Traceback" in failed
+
+
+def digests_of(step: str, settings: Settings) -> dict[str, str]:
+    task = _Task(step, "label", settings)
+    return task._digests({}, settings.for_step(task.description.settings))
+
+
+def test_weights_of_another_number_of_ranks_are_other_work(tmp_path):
+    one, two = (digests_of("train/train", Settings(runs=str(tmp_path), processes=number)) for number in (1, 2))
+    assert one != two
+    one, two = (digests_of("data/ingest", Settings(runs=str(tmp_path), processes=number)) for number in (1, 2))
+    assert one == two, "other steps do not care"
+
+
+def test_keys_in_a_mounted_secret_are_digested_as_they_are_read(tmp_path):
+    keys = tmp_path / "keys"
+    (keys / "..data").mkdir(parents=True)
+    (keys / "..data" / "a.pem").write_text("a key")
+    (keys / "a.pem").symlink_to(keys / "..data" / "a.pem")
+    settings = Settings(runs=str(tmp_path / "runs"), signing_key=str(keys / "a.pem"), public_keys=str(keys))
+    before = digests_of("release/decide", settings)
+    (keys / "README").write_text("no key")
+    assert digests_of("release/decide", settings) == before
+    (keys / "b.pem").write_text("another key")
+    assert digests_of("release/decide", settings) != before
+
+
+def test_a_store_that_was_moved_is_found_again_with_its_ancestors(workspace):
+    diary = {"diary": str(workspace.folder / "diary")}
+    make = workspace.request("demo/make", diary)
+    join = workspace.request("demo/join", diary, inputs={"left": make["outputs"]["made"]})
+    workspace.launch(make, join)
+    moved = workspace.folder / "moved"
+    workspace.runs.rename(moved)
+    workspace.settings["runs"] = str(moved)
+    assert [result["error"] for result in workspace.launch(make, join, run="run-2")] == [None, None]
+    assert len(workspace.diary()) == 2, "both are reused"
+    for manifest in Store(str(moved / "store")).manifests():
+        verify(manifest)
+        assert all(uri.startswith(str(moved)) for uri in (manifest.uri, *manifest.input_manifests.values()))
+    made = read(make["outputs"]["made"])
+    assert made.location.startswith(str(moved)), "what KFP gets tells the new place"
+    verify(made)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("flags", [["--run-path", "--start-method", "fork"], []], ids=["fork", "spawn"])
+def test_the_ranks_agent_listens_on_loopback_alone(tmp_path, flags):
+    program = """
+import os, psutil, torch.distributed
+torch.distributed.init_process_group("gloo")
+family = [psutil.Process(), psutil.Process().parent()]
+found = {c.laddr.ip for process in family for c in process.connections() if c.status == "LISTEN"}
+open(os.environ["FOUND"], "w").write(" ".join(sorted(found)))
+torch.distributed.destroy_process_group()
+"""
+    (tmp_path / "rank.py").write_text(program)
+    agent = str(Path(tutelage.__file__).with_name("runtimes") / "agent.py")
+    command = [sys.executable, "-P", agent, *flags, "--nnodes", "1", "--nproc-per-node", "1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    variables = {**os.environ, "FOUND": str(tmp_path / "found"), "GLOO_SOCKET_IFNAME": "lo"}
+    subprocess.run([*command, str(tmp_path / "rank.py")], env=variables, check=True, cwd=tmp_path)
+    assert (tmp_path / "found").read_text() == "127.0.0.1"
+
+
 def test_lines_of_several_processes_never_mix(tmp_path):
     file = str(tmp_path / "events.jsonl")
     program = """
 import sys
+from tutelage.runtimes.launch import _Task
+from tutelage.runtimes.settings import Settings
 from tutelage.step import append_event
 for index in range(100):
     append_event(sys.argv[1], "progress", sys.argv[2], "s", text=sys.argv[2] * 3000, i=index)

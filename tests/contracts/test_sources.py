@@ -228,6 +228,19 @@ def test_objects_come_as_they_are_now_whatever_the_cache_holds(s3_location: str,
         fetch(f"{s3_location}/nothing", tmp_path / "cache")
 
 
+def test_objects_that_were_fetched_to_be_pinned_are_not_fetched_again(s3_location: str, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    for name, text in (("books/a.txt", b"alpha"), ("books/deep/b.txt", b"beta")):
+        locations.write_bytes(f"{s3_location}/{name}", text)
+    uris = [pinned({"uri": f"{s3_location}/{name}"}, cache)["uri"] for name in ("books", "books/a.txt")]
+    locations.remove(f"{s3_location}/books")
+    folder, single = (fetch(uri, cache) for uri in uris)
+    assert [name for name, _ in folder.files()] == ["a.txt", "deep/b.txt"] and single.path.read_text() == "alpha"
+    (single.path).write_text("altered")
+    with pytest.raises(InvalidInput, match="source not found"):
+        fetch(uris[1], cache)
+
+
 @pytest.mark.parametrize(
     ("metadata", "licence"),
     [

@@ -181,6 +181,44 @@ def test_a_manifest_that_points_at_another_payload_does_not_count(root):
     assert Store(root).find(OUTPUTS, KEY) == {"documents": good}
 
 
+def test_what_is_passed_over_is_said_once_with_place_and_cause(root, caplog):
+    torn, swapped = finished(root, attempt="a0"), finished(root, attempt="a1")
+    locations.write_bytes(torn.uri, locations.read_bytes(torn.uri)[:-20])
+    locations.write_bytes(swapped.file("rows-00000.parquet"), b"x" * len(FILES["rows-00000.parquet"]))
+    write_files(Store(root).attempt("documents", KEY, "a2"))
+    for _ in range(2):
+        assert Store(root).find(OUTPUTS, KEY) is None
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2, "an attempt without a manifest is another writer's business"
+    assert "torn manifest" in said[0] and "/a0/" in said[0]
+    assert "differs from its sha256" in said[1] and "/a1/" in said[1]
+
+
+def test_a_store_that_was_moved_is_read_where_it_stands(tmp_path):
+    before, after = str(tmp_path / "before"), str(tmp_path / "after")
+    parent = finished(before, attempt="a1")
+    made = finished(
+        before,
+        kind="splits",
+        output="splits",
+        attempt="a2",
+        input_manifests={"d": parent.uri, "out": "/out/manifest.json"},
+    )
+    copy = locations.read_bytes(made.uri)
+    Path(before).rename(after)
+    found = Store(after).find({"splits": "splits"}, KEY)
+    assert found is not None
+    moved = found["splits"]
+    assert moved.location == Store(after).attempt("splits", KEY, "a2")
+    assert moved.input_manifests == {"d": f"{after}{parent.uri.removeprefix(before)}", "out": "/out/manifest.json"}
+    assert read(moved.uri) == moved and read(moved.input_manifests["d"]).location.startswith(after)
+    assert {item.kind for item in Store(after).manifests()} == {"documents", "splits"}
+    # A copy that stands elsewhere tells the place that it was written with.
+    locations.write_bytes(str(tmp_path / "kfp" / "splits"), copy)
+    assert read(str(tmp_path / "kfp" / "splits")) == made
+    assert parse(moved.to_json(), "copy") == moved
+
+
 def test_unknown_kinds_are_refused(root):
     with pytest.raises(InvalidInput, match="unknown kind 'document'") as caught:
         Store(root).attempt("document", KEY, "a1")

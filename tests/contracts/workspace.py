@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import tutelage
+
 YAML = """
 name: {name}
 image: python
@@ -27,7 +29,7 @@ stability: alpha
 STEP = '''
 """Writes a document, slowly or not at all: components/{name}/step.py."""
 
-import os, signal, sys, time
+import logging, os, signal, sys, time
 from pathlib import Path
 
 from tutelage import errors
@@ -62,6 +64,7 @@ def run(config, context):
         (output.path / "rows.txt").write_text(config.text + str(sorted(context.inputs)))
         results[name] = Result(content_digest=digest_of(config.text), rows=1, rows_in=config.rows_in,
                                licences={{"MIT": 1}}, metrics={{"words": 3}})
+    logging.getLogger("demo").warning("make says %s", config.text)
     context.progress(1, 1, "rows")
     time.sleep(config.seconds)
     fail(config.fail)
@@ -147,7 +150,8 @@ class Workspace:
         settings.write_text(json.dumps({"runs": str(self.runs), **self.settings}))
         return {
             **os.environ,
-            "PYTHONPATH": str(self.folder),
+            # The package of this checkout, whichever is installed.
+            "PYTHONPATH": os.pathsep.join([str(self.folder), str(Path(tutelage.__file__).parents[1])]),
             "TUTELAGE_SETTINGS": str(settings),
             "TUTELAGE_RUN": run,
             "TUTELAGE_RUN_FOLDER": str(self.runs / run),

@@ -29,7 +29,7 @@ def is_local(location: str) -> bool:
 def local_path(location: str) -> Path:
     """The path of a local `location`. Raises StoreError when it is not local."""
     if not is_local(location):
-        raise StoreError(f"not a local location: {location}", hint="copy it first with local_copy()")
+        raise StoreError(f"not a local location: {location}", hint="bring it here first with download()")
     return Path(location.removeprefix("file://")).absolute()
 
 
@@ -186,7 +186,7 @@ def upload(folder: Path, location: str) -> None:
 
 
 def download(location: str, folder: Path, names: list[str]) -> None:
-    """Copy the files `names` below `location` into `folder`; files already there in full are kept."""
+    """Copy the files `names` below `location` into `folder`, each whole or not at all, in place of what stands there."""
     files, path = filesystem(location)
     for name in names:
         target = folder / name

@@ -12,8 +12,9 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 import psutil
 
@@ -26,27 +27,35 @@ SAME_START_SECONDS = 2.0
 def step_lock(folder: Path, key: str, waiting: Callable[[], None]) -> Iterator[Path]:
     """Hold the lock of step key `key`. Calls `waiting` once when somebody else holds it, then waits.
 
-    Gives the lock's file, for `record_child`.
+    Gives the lock's file, for `record_child`. The file is removed at the end, while the lock is still held.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{key}.lock"
-    with path.open("a+") as file:
-        said = False
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
+    said = False
+    while True:
+        with path.open("a+") as file:
+            if not _held(file, path):
                 if not said:
                     waiting()
                     said = True
                 time.sleep(POLL_SECONDS)
-        kill_recorded(path)
-        path.write_text("")
-        try:
-            yield path
-        finally:
+                continue
+            kill_recorded(path)
             path.write_text("")
+            try:
+                yield path
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def _held(file: TextIO, path: Path) -> bool:
+    """Try to lock `file`, opened at `path`. A holder that is done removes its file, and a lock on that is none."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return path.stat().st_ino == os.fstat(file.fileno()).st_ino
+    except (BlockingIOError, FileNotFoundError):
+        return False
 
 
 def record_child(lock: Path, process_id: int) -> None:
@@ -86,12 +95,8 @@ def kill_abandoned(folder: Path) -> int:
     """Kill what dead holders of any lock in `folder` left running. Returns how many processes were killed."""
     killed = 0
     for path in sorted(folder.glob("*.lock")):
-        with path.open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            if path.stat().st_size:
+        with suppress(FileNotFoundError), path.open("r+") as file:
+            if _held(file, path):
                 killed += kill_recorded(path)
-                path.write_text("")
+                path.unlink()
     return killed

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tutelage.contracts import locations
@@ -146,8 +146,25 @@ def parse(data: bytes, where: str) -> Manifest:
 
 
 def read(uri: str) -> Manifest:
-    """The manifest at `uri`, wherever the file stands (KFP copies manifests). Raises CorruptPayload, FileNotFoundError."""
-    return parse(locations.read_bytes(uri), uri)
+    """The manifest at `uri`, wherever the file stands (KFP copies manifests). Raises CorruptPayload, FileNotFoundError.
+
+    A manifest that stands in its own attempt's folder describes what stands there, also when the store was moved.
+    """
+    return _rebased(parse(locations.read_bytes(uri), uri), uri)
+
+
+def _rebased(manifest: Manifest, uri: str) -> Manifest:
+    """`manifest` with locations below its old store taken to lie below the store that `uri` is in, where that is another."""
+    own = f"/{manifest.kind}/{manifest.step_key}/{manifest.attempt}"
+    old, new = locations.normalise(manifest.location), locations.normalise(uri.removesuffix(f"/{MANIFEST_NAME}"))
+    if old == new or not (uri.endswith(f"{own}/{MANIFEST_NAME}") and old.endswith(own)):
+        return manifest
+    before, after = old.removesuffix(own), new.removesuffix(own)
+    moved = {
+        name: after + place.removeprefix(before) if place.startswith(f"{before}/") else place
+        for name, place in manifest.input_manifests.items()
+    }
+    return replace(manifest, location=new, input_manifests=moved)
 
 
 def verify(manifest: Manifest, *, content: bool = True) -> None:

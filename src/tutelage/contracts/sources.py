@@ -191,6 +191,8 @@ def fetch(uri: str, cache: Path) -> Fetched:
         return _fetch_wheel(source, cache)
     if source.scheme == "hf":
         return _fetch_hub(source, cache)
+    if source.scheme == "s3" and source.sha256 and (cached := _cached_objects(source, source.sha256, cache)):
+        return Fetched(path=cached, digest=source.sha256, licence=None, origin=uri)
     path = Path(source.name) if source.scheme == "file" else _fetch_objects(source, cache)
     if not path.exists():
         raise InvalidInput(f"source not found: {uri}", hint=f"nothing stands at {path}")
@@ -211,8 +213,22 @@ def content_digest(path: Path) -> str:
     return files_digest((item.relative_to(path).as_posix(), locations.sha256_of(str(item))) for item in files)
 
 
+def _objects_folder(digest: str, within: str, cache: Path) -> Path:
+    """Where objects of this content are kept; `within` is the name of a single one, else "."."""
+    return cache / "objects" / digest_of([digest, within])[:32]
+
+
+def _cached_objects(source: Source, digest: str, cache: Path) -> Path | None:
+    """What was fetched before under this pin, when it still is what the pin says."""
+    for within in (source.name.rsplit("/", 1)[1], "."):
+        path = _objects_folder(digest, within, cache) / within
+        if path.exists() and content_digest(path) == digest:
+            return path
+    return None
+
+
 def _fetch_objects(source: Source, cache: Path) -> Path:
-    """The object, or the objects below the prefix, brought here anew: what a bucket holds under a name may change."""
+    """The object, or the objects below the prefix, brought here anew: without a pin, what a bucket holds may change."""
     files = locations.list_files(source.name)
     single = not files
     parent, name = source.name.rsplit("/", 1)
@@ -227,7 +243,7 @@ def _fetch_objects(source: Source, cache: Path) -> Path:
             locations.download(source.name, incoming, [_safe_inner(source.uri, path) for path, _ in files])
         within = name if single else "."
         digest = content_digest(incoming / within)
-        folder = cache / "objects" / digest_of([digest, within])[:32]
+        folder = _objects_folder(digest, within, cache)
         with step_lock(cache / "locks", f"objects-{digest}", lambda: None):
             if not (folder / within).exists() or content_digest(folder / within) != digest:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -7,10 +7,12 @@ is no attempt. Readers take the first complete attempt by name.
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from tutelage.contracts import locations
@@ -21,10 +23,12 @@ from tutelage.contracts.manifest import (
     MANIFEST_NAME,
     Manifest,
     PayloadFile,
-    parse,
+    read,
     verify,
 )
 from tutelage.errors import CorruptPayload, InvalidInput, StoreError
+
+log = logging.getLogger("tutelage")
 
 
 def step_key(step: str, code_version: str, config: Mapping[str, Any], inputs: Mapping[str, str]) -> str:
@@ -66,7 +70,7 @@ class Store:
         """The finished, verified outputs of step key `key`, or None.
 
         `outputs` maps output names to kinds; all must be complete in one attempt. Torn, foreign or altered attempts are
-        passed over: to the caller they do not exist.
+        passed over with a warning: to the caller they do not exist.
         """
         kinds = sorted(set(outputs.values()))
         if not kinds:
@@ -78,7 +82,11 @@ class Store:
                     if manifest.output != name:
                         raise CorruptPayload(f"{manifest.uri} is output {manifest.output!r}, not {name!r}")
                     verify(manifest, content=content)
-            except (CorruptPayload, FileNotFoundError):
+            except CorruptPayload as error:
+                _passed_over(error)
+                continue
+            except FileNotFoundError:
+                # No manifest: another writer is at it, or was killed.
                 continue
             return found
         return None
@@ -87,7 +95,7 @@ class Store:
         """The manifest of an attempt. Raises FileNotFoundError, or CorruptPayload when it belongs elsewhere."""
         location = self.attempt(kind, key, attempt)
         where = locations.join(location, MANIFEST_NAME)
-        manifest = parse(locations.read_bytes(where), where)
+        manifest = read(where)
         if (manifest.kind, manifest.step_key, manifest.attempt) != (kind, key, attempt):
             raise CorruptPayload(
                 f"foreign manifest at {where}: it says {manifest.kind}/{manifest.step_key}/{manifest.attempt}",
@@ -104,8 +112,20 @@ class Store:
                 for attempt in locations.list_folders(locations.join(self.root, kind, key)):
                     try:
                         yield self.read(kind, key, attempt)
-                    except (CorruptPayload, FileNotFoundError):
+                    except CorruptPayload as error:
+                        _passed_over(error)
+                    except FileNotFoundError:
                         continue
+
+
+@cache
+def _say_once(message: str) -> None:
+    log.warning("%s", message)
+
+
+def _passed_over(error: CorruptPayload) -> None:
+    """Say that a payload counts as absent, and why; its message names the place."""
+    _say_once(f"passed over: {error.message}")
 
 
 def new_attempt() -> str:

@@ -7,6 +7,7 @@ returns a few numbers. So there is no shuffle, `s3://` needs no hadoop jars, and
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,6 +30,14 @@ Answer = TypeVar("Answer")
 #: A task's rows: enough that starting it does not matter, few enough that a small corpus still keeps every core busy.
 MINIMUM_ROWS, MAXIMUM_ROWS, CHUNKS_OF_A_SMALL_CORPUS = 500, 50_000, 4
 POLL_SECONDS = 0.5
+#: One of these is set where a launcher, spark-submit or a configuration says how Spark runs.
+LAUNCHED_BY = ("PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT", "SPARK_CONF_DIR", "MASTER")
+#: What a step started by plain python gets instead: a local session that nobody else can reach.
+LOOPBACK_ONLY = {
+    "spark.ui.enabled": "false",
+    "spark.driver.bindAddress": "127.0.0.1",
+    "spark.driver.host": "127.0.0.1",
+}
 
 
 @dataclass(frozen=True)
@@ -52,7 +61,11 @@ def session(name: str) -> SparkContext:
     """
     from pyspark import SparkConf, SparkContext
 
-    spark = SparkContext.getOrCreate(SparkConf().setAppName(name))
+    settings = SparkConf().setAppName(name)
+    if not any(os.environ.get(variable) for variable in LAUNCHED_BY):
+        for option, value in LOOPBACK_ONLY.items():
+            settings.setIfMissing(option, value)
+    spark = SparkContext.getOrCreate(settings)
     spark.setLogLevel("ERROR")
     return spark
 

@@ -7,7 +7,6 @@ hour later; local paths are looked at; s3:// is asked whether anything stands th
 from __future__ import annotations
 
 import difflib
-import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.config import build
 from tutelage.contracts import locations, sources
+from tutelage.contracts.java import require_java
 from tutelage.contracts.wheels import redact
-from tutelage.errors import InvalidInput, Problem
+from tutelage.errors import InvalidInput, MissingTool, Problem
 
 if TYPE_CHECKING:
     from tutelage.plan.recipe import Planned
@@ -257,9 +257,11 @@ def _machine_problems(
     from tutelage.plan.estimate import bytes_of, parameters_of
 
     found = []
-    if surroundings.java and not _has_java():
-        hint = "Debian and Ubuntu: apt-get install openjdk-17-jre-headless; macOS: brew install openjdk@17"
-        found.append(Problem("machine", "Spark needs Java 17 and none was found on PATH or in JAVA_HOME", hint))
+    if surroundings.java:
+        try:
+            require_java()
+        except MissingTool as error:
+            found.append(Problem("machine", error.message, error.hint))
     if surroundings.signing_key is not None and not Path(surroundings.signing_key).is_file():
         hint = "without it no verdict can be a PASS; set signing_key in tutelage.toml"
         found.append(Problem("settings.signing_key", f"no such file: {surroundings.signing_key}", hint))
@@ -279,8 +281,3 @@ def _machine_problems(
 
 def _existing(path: Path) -> Path:
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.exists())
-
-
-def _has_java() -> bool:
-    home = os.environ.get("JAVA_HOME")
-    return (Path(home) / "bin" / "java").is_file() if home else shutil.which("java") is not None

@@ -28,7 +28,6 @@ from tutelage.contracts.sources import pinned
 from tutelage.contracts.store import Store, new_attempt, step_key
 from tutelage.errors import BudgetSpent, GateRefused, InvalidInput, StepFailed, StoreError, TutelageError
 from tutelage.runtimes import process, spark, torch
-from tutelage.runtimes.code import code_version
 from tutelage.runtimes.settings import (
     RUN_FOLDER_VARIABLE,
     RUN_VARIABLE,
@@ -37,6 +36,7 @@ from tutelage.runtimes.settings import (
     read_settings,
 )
 from tutelage.step import Request, append_event, describe, load
+from tutelage.step.code import code_version
 
 log = logging.getLogger("tutelage")
 START = {"process": process.run, "spark": spark.run, "torch": torch.run}
@@ -176,12 +176,13 @@ class _Task:
         # A verdict signed with another key is another verdict.
         for name in ("signing_key", "public_keys"):
             if name in settings and locations.exists(settings[name]):
-                files = (
-                    [settings[name]]
-                    if Path(settings[name]).is_file()
-                    else sorted(map(str, Path(settings[name]).iterdir()))
-                )
-                digests[f"setting:{name}"] = digest_of([locations.sha256_of(file) for file in files])
+                place = Path(settings[name])
+                # The files that verdicts.trusted_keys reads: a mounted secret has folders beside them.
+                files = [place] if place.is_file() else sorted(path for path in place.glob("*.pem") if path.is_file())
+                digests[f"setting:{name}"] = digest_of([locations.sha256_of(str(file)) for file in files])
+        if self.description.runtime == "torch":
+            # Gradients are summed in another order on another number of ranks: the weights differ.
+            digests["setting:processes"] = str(self.settings.processes)
         return digests
 
     def _run(self, request: Request, lock: Path) -> dict[str, Manifest]:
@@ -230,7 +231,8 @@ def _hand_over(manifest: Manifest, artifact: Artifact) -> None:
     target = Path(artifact.path)
     target.parent.mkdir(parents=True, exist_ok=True)
     is_page = manifest.kind in ("page", "plan")
-    target.write_bytes(locations.read_bytes(manifest.file("page.html") if is_page else manifest.uri))
+    # Not the manifest's own bytes: where the store was moved, they name the old place.
+    target.write_bytes(locations.read_bytes(manifest.file("page.html")) if is_page else manifest.to_json())
     artifact.metadata.update(manifest.artifact_metadata())
 
 

@@ -9,14 +9,20 @@ import json
 import os
 import tomllib
 from pathlib import Path
+from typing import Any, Self
+
+from pydantic import Field, model_validator
 
 from tutelage.config import Config, build
+from tutelage.contracts import locations
 from tutelage.errors import InvalidInput
 
 SETTINGS_VARIABLE = "TUTELAGE_SETTINGS"
 RUN_VARIABLE = "TUTELAGE_RUN"
 RUN_FOLDER_VARIABLE = "TUTELAGE_RUN_FOLDER"
 SUPERVISOR_VARIABLE = "TUTELAGE_SUPERVISOR"
+#: Settings that name a file or folder, or may.
+PLACES = ("runs", "store", "registry", "signing_key", "public_keys")
 
 
 class Settings(Config):
@@ -32,15 +38,21 @@ class Settings(Config):
     """File with the Ed25519 private key that signs verdicts (PEM); handed to decide alone."""
     public_keys: str | None = None
     """Folder of public keys (PEM) that verdicts are checked against."""
-    processes: int = 2
+    processes: int = Field(default=2, ge=1)
     """Training processes on this machine."""
-    spark_cores: int = 2
+    spark_cores: int = Field(default=2, ge=1)
     """Cores of a local Spark session."""
-    spark_memory: str = "2g"
-    """Heap of a local Spark driver."""
-
+    spark_memory: str = Field(default="2g", pattern=r"^[1-9][0-9]*[mgMG]$")
+    """Heap of a local Spark driver: a number with m or g, such as 512m."""
     reuse: bool = True
     """Whether finished work is looked up; off for `tutelage run --fresh`."""
+
+    @model_validator(mode="after")
+    def _keys_come_in_pairs(self) -> Self:
+        if (self.signing_key is None) != (self.public_keys is None):
+            missing = "public_keys" if self.public_keys is None else "signing_key"
+            raise ValueError(f"signing_key and public_keys belong together, {missing} is missing: set both or neither")
+        return self
 
     @property
     def store_root(self) -> str:
@@ -58,7 +70,10 @@ class Settings(Config):
 
 
 def read_settings(path: str | None = None) -> Settings:
-    """Settings from `path`, TUTELAGE_SETTINGS or ./tutelage.toml; defaults where there is no file. Raises InvalidInput."""
+    """Settings from `path`, TUTELAGE_SETTINGS or ./tutelage.toml; defaults where there is no file. Raises InvalidInput.
+
+    Relative paths in the file start at its folder.
+    """
     named = path or os.environ.get(SETTINGS_VARIABLE)
     file = Path(named or "tutelage.toml")
     if not file.is_file():
@@ -70,4 +85,15 @@ def read_settings(path: str | None = None) -> Settings:
         values = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except ValueError as error:
         raise InvalidInput(f"{file} is not {file.suffix[1:]}: {error}", hint="see README, Settings") from error
-    return build(Settings, values, where=str(file))
+    settings = build(Settings, values, where=str(file))
+    return settings.model_copy(update=_absolute(settings, file.absolute().parent))
+
+
+def _absolute(settings: Settings, folder: Path) -> dict[str, Any]:
+    """The local places that the file sets, relative ones taken from its folder."""
+    given = {name: getattr(settings, name) for name in PLACES if name in settings.model_fields_set}
+    return {
+        name: str(folder / place.removeprefix("file://"))
+        for name, place in given.items()
+        if place is not None and locations.is_local(place)
+    }

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import sys
 from pathlib import Path
 
-from tutelage.errors import MissingTool
+from tutelage.contracts.java import require_java
 from tutelage.runtimes.children import run_child
 from tutelage.runtimes.settings import Settings
 from tutelage.step import Request, repository_root, request_json
+
+__all__ = ["require_java", "run", "spark_environment"]
 
 
 def run(request: Request, log_file: Path, lock: Path, settings: Settings) -> int:
@@ -46,15 +46,3 @@ def spark_environment(settings: Settings, cache: Path) -> dict[str, str]:
         "SPARK_LOCAL_IP": "127.0.0.1",
         "PYTHONHASHSEED": "0",
     }
-
-
-def require_java() -> None:
-    """Raise MissingTool, with how to get it, when there is no Java for Spark."""
-    home = os.environ.get("JAVA_HOME")
-    if (home and (Path(home) / "bin" / "java").is_file()) or (not home and shutil.which("java")):
-        return
-    where = f"JAVA_HOME is {home}, which has no bin/java" if home else "no java on PATH and JAVA_HOME is not set"
-    raise MissingTool(
-        f"Spark needs Java 17 and none was found: {where}",
-        hint="Debian and Ubuntu: apt-get install openjdk-17-jre-headless; macOS: brew install openjdk@17",
-    )

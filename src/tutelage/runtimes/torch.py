@@ -50,7 +50,7 @@ def appdef(request: Request, request_file: str, processes: int) -> Any:
         env={
             "PYTHONPATH": python_path(),
             "OMP_NUM_THREADS": "1",
-            "GLOO_SOCKET_IFNAME": "lo",
+            "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
             "TOKENIZERS_PARALLELISM": "false",
             "PYTHONUNBUFFERED": "1",
             "PYTHONHASHSEED": "0",
@@ -64,10 +64,11 @@ def appdef(request: Request, request_file: str, processes: int) -> Any:
 
 def _torchrun() -> list[str]:
     """Python's arguments that start ranks on this machine: forks of one process, but for GPUs (see agent.py)."""
-    if any(Path(device).exists() for device in ACCELERATOR_DEVICES):
-        return ["-m", "torch.distributed.run"]
     # -P: beside the agent's file stands another torch.py.
-    return ["-P", str(Path(__file__).with_name("agent.py")), "--run-path", "--start-method", "fork"]
+    agent = ["-P", str(Path(__file__).with_name("agent.py"))]
+    if any(Path(device).exists() for device in ACCELERATOR_DEVICES):
+        return agent
+    return [*agent, "--run-path", "--start-method", "fork"]
 
 
 def run(request: Request, log_file: Path, lock: Path, settings: Settings) -> int:

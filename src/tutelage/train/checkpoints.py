@@ -35,7 +35,7 @@ class Progress:
     tokens: int = 0
     """Tokens trained."""
     seconds: float = 0.0
-    """Wall time spent, all attempts together."""
+    """Wall time spent up to here, all attempts together; what was lost after the last checkpoint is not in it."""
     longest_step_seconds: float = 0.0
     loss: list[tuple[int, float]] = field(default_factory=list)
     """Tokens trained and loss of each step."""

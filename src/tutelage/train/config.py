@@ -83,9 +83,9 @@ class Budget(BaseConfig):
     tokens: int | None = Field(default=None, ge=1)
     """Tokens that go through the model."""
     seconds: float | None = Field(default=None, gt=0)
-    """Wall time of this step, all its attempts together."""
+    """Wall time of this step, of all its attempts up to the checkpoint that the next one took up."""
     device_hours: float | None = Field(default=None, gt=0)
-    """Wall time times ranks."""
+    """The same wall time, times ranks."""
 
 
 class Checkpoints(BaseConfig):

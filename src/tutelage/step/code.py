@@ -14,9 +14,9 @@ from functools import cache
 from pathlib import Path
 
 from tutelage.contracts.digests import digest_of
-from tutelage.step import describe, repository_root
+from tutelage.step.description import describe, repository_root
 
-LEVEL_0 = ("errors.py", "config.py", "step.py", "contracts")
+LEVEL_0 = ("errors.py", "config.py", "step", "contracts")
 
 
 @cache
@@ -53,7 +53,7 @@ def _imported_packages(code: str) -> frozenset[str]:
         if isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         found |= {name.split(".")[1] for name in names if name.startswith("tutelage.")}
-    return frozenset(name for name in found if (Path(__file__).parents[1] / name).is_dir() and name != "contracts")
+    return frozenset(name for name in found if name not in LEVEL_0 and (Path(__file__).parents[1] / name).is_dir())
 
 
 def _tree(path: Path) -> str:

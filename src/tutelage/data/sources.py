@@ -136,8 +136,9 @@ class Source(Config):
 
     @property
     def origin(self) -> str:
-        """The URI without its pin: what provenance begins with."""
-        return self.uri.partition("#")[0].rstrip("/")
+        """What provenance begins with: the URI without its pin; for paths the source's name, since a digest may not depend on
+        where files stand (the manifest's Config has the path)."""
+        return self.name if sources.parse(self.uri).scheme == "file" else self.uri.partition("#")[0].rstrip("/")
 
     @property
     def row_language(self) -> str:

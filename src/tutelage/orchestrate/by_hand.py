@@ -35,11 +35,9 @@ def run_step(
         environment |= spark_environment(read_settings(), Path.home() / ".cache" / "tutelage")
     ended = subprocess.run(command, env=environment, stdout=sys.stderr, check=False)
     if ended.returncode:
-        error: TutelageError = StepFailed(
-            f"{name} ended with exit code {ended.returncode}", hint="its error stands above"
+        raise KINDS.get(ended.returncode, StepFailed)(
+            f"{name} ended with exit code {ended.returncode}", hint="its error and hint stand above"
         )
-        error.exit_code = ended.returncode
-        raise error
     made = {pair.partition("=")[0]: manifest.read(join(pair.partition("=")[2], "manifest.json")) for pair in outputs}
     return {
         output: {"kind": item.kind, "digest": item.content_digest, "manifest": item.uri}

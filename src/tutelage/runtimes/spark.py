@@ -38,7 +38,7 @@ def spark_environment(settings: Settings, cache: Path) -> dict[str, str]:
         "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -Duser.timezone=UTC",
     }
     flags = [f"--master local[{settings.spark_cores}]", f"--driver-memory {settings.spark_memory}"]
-    flags += [f"--conf '{name}={value}'" for name, value in options.items()]
+    flags += [f"--conf {shlex.quote(f'{name}={value}')}" for name, value in options.items()]
     return {
         "PYSPARK_SUBMIT_ARGS": " ".join([*flags, "pyspark-shell"]),
         "PYSPARK_PYTHON": sys.executable,

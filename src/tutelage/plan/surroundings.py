@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.config import build
 from tutelage.contracts import locations, sources
-from tutelage.contracts.wheels import redact
+from tutelage.contracts.masking import mask
 from tutelage.errors import InvalidInput, Problem
 
 if TYPE_CHECKING:
@@ -157,7 +157,7 @@ def _look_at_objects(used: Used, source: sources.Source) -> Problem | None:
         if locations.exists(source.name) or locations.list_files(source.name):
             return None
     except Exception as error:  # noqa: BLE001  (whatever the store's library raises is what the user must see)
-        cause = redact(f"{type(error).__name__}: {error}")
+        cause = mask(f"{type(error).__name__}: {error}")
         return Problem(f"{used.where}.uri", f"{source.uri} cannot be reached: {cause}", hint)
     return Problem(f"{used.where}.uri", f"source not found: {source.uri}", hint)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from tutelage.contracts import locations
 from tutelage.contracts.manifest import Manifest
-from tutelage.lineage.events import masked
+from tutelage.contracts.masking import mask
 from tutelage.lineage.graph import Graph, back_from, from_manifests
 from tutelage.lineage.tree import render as tree
 from tutelage.report.intervals import interval_plot
@@ -78,7 +78,7 @@ def render(folder: Path, *, needs: Mapping[str, tuple[str, ...]] | None = None, 
         command=" ".join(map(str, record.record.get("command") or [])),
         versions=dict(sorted((record.record.get("versions") or {}).items())),
     )
-    return page(f"Run {record.run}", masked(body))
+    return page(f"Run {record.run}", mask(body))
 
 
 def size(count: int | None) -> str:

@@ -17,8 +17,9 @@ from typing import Any
 
 from tutelage.contracts import locations
 from tutelage.contracts.manifest import OBSERVATIONS_NAME, Manifest, read
+from tutelage.contracts.masking import mask
 from tutelage.errors import CorruptPayload, StoreError
-from tutelage.lineage.events import masked, read_events
+from tutelage.lineage.events import read_events
 
 LOG_TAIL_LINES = 30
 LOG_TAIL_BYTES = 12_000
@@ -220,7 +221,7 @@ def _tail(file: Path) -> str | None:
     with file.open("rb") as log:
         log.seek(max(0, file.stat().st_size - LOG_TAIL_BYTES))
         lines = log.read().decode(errors="replace").splitlines()
-    return masked("\n".join(lines[-LOG_TAIL_LINES:]))
+    return mask("\n".join(lines[-LOG_TAIL_LINES:]))
 
 
 def _seconds(time: str | None) -> float | None:

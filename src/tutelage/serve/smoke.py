@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tutelage.contracts.masking import mask
 from tutelage.errors import StepFailed
 
 #: What a server may see of its parent's environment: no credentials.
@@ -28,9 +29,7 @@ ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "O
 STOP_SECONDS = 5.0
 LOG_TAIL_LINES = 20
 _SECRET = re.compile(
-    r"[\w.+-]+@[\w-]+\.[\w.-]+"  # mail addresses
-    r"|\b(?:sk|hf|ghp|xox[a-z]|AKIA)[-_]?[A-Za-z0-9_-]{12,}"  # keys of well-known services
-    r"|(?<=://)[^/\s@]+(?=@)"  # user and password in a URI
+    r"\b(?:sk|hf|ghp|xox[a-z]|AKIA)[-_]?[A-Za-z0-9_-]{12,}"  # keys of well-known services
     r"|(?i:(?<=token=)|(?<=password=)|(?<=secret=)|(?<=bearer ))\S+"
 )
 
@@ -119,7 +118,7 @@ class Server:
 
 def masked(text: str) -> str:
     """`text` without mail addresses, keys and passwords."""
-    return _SECRET.sub("[masked]", text)
+    return _SECRET.sub("[masked]", mask(text))
 
 
 @contextmanager

@@ -145,7 +145,7 @@ def test_the_server_dies_with_a_parent_that_is_killed(model):
 
 def test_what_a_server_wrote_is_shown_without_addresses_and_secrets():
     text = masked("mail a.b@c.org key hf_abcdefghijklmnop at https://user:word@host/x token=abc123 done")
-    assert text == "mail [masked] key [masked] at https://[masked]@host/x token=[masked] done"
+    assert text == "mail [e-mail] key [masked] at https://[credentials]@host/x token=[masked] done"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import pytest
 
 from tests.library.serve.tiny_model import write_tiny_model
 from tutelage.contracts.models import model_digest
-from tutelage.serve.probes import is_refusal
 from tutelage.serve.smoke import Server, masked, served
 
 CHAT = "/openai/v1/chat/completions"
@@ -146,21 +145,6 @@ def test_the_server_dies_with_a_parent_that_is_killed(model):
 def test_what_a_server_wrote_is_shown_without_addresses_and_secrets():
     text = masked("mail a.b@c.org key hf_abcdefghijklmnop at https://user:word@host/x token=abc123 done")
     assert text == "mail [e-mail] key [masked] at https://[credentials]@host/x token=[masked] done"
-
-
-@pytest.mark.parametrize(
-    ("answer", "refused"),
-    [
-        ("I\u2019m sorry, but no.", True),
-        ("I cannot help with that.", True),
-        ("As an AI, no.", True),
-        ("Here is how you do it.", False),
-        ("I can help with that.", False),
-        ("", False),
-    ],
-)
-def test_refusals_are_told_by_their_words(answer, refused):
-    assert is_refusal(answer) is refused
 
 
 def test_deploying_loads_neither_torch_nor_kserve_into_the_step():

@@ -114,6 +114,15 @@ def parse(uri: str) -> Source:
     return Source(scheme=scheme, uri=uri, name=name, sha256=sha256 or None)
 
 
+def checked_uri(uri: str) -> str:
+    """`uri` when it can be parsed: a validator for Configs. Raises ValueError."""
+    try:
+        parse(uri)
+    except InvalidInput as error:
+        raise ValueError(f"{error.message} ({error.hint})") from error
+    return uri
+
+
 def pinned(values: Any, cache: Path) -> Any:
     """`values` with every `uri` of a path or of s3:// pinned by `#sha256=`, so that a step key changes when the content does.
 

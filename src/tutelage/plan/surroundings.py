@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tutelage.config import build
 from tutelage.contracts import locations, sources
+from tutelage.contracts.licences import FROM_METADATA
 from tutelage.contracts.masking import mask
 from tutelage.errors import InvalidInput, Problem
 
@@ -134,7 +135,7 @@ def look_at(used: Used, cache: Path | None) -> sources.Fetched | Problem | None:
         )
     except InvalidInput as error:
         return Problem(f"{used.where}.uri", error.message, error.hint)
-    if used.licence == "metadata" and fetched.licence is None:
+    if used.licence == FROM_METADATA and fetched.licence is None:
         return Problem(
             f"{used.where}.licence",
             f"{source.name} declares no clear licence",

@@ -46,7 +46,7 @@ def release_page(
     cost = _cost(ancestry, names)
     template = environment().overlay()
     template.filters = {**environment().filters, "shown": _shown, "words": _words}
-    body = template.from_string(Path(__file__).with_suffix(".jinja").read_text()).render(
+    body = template.from_string(Path(__file__).with_suffix(".jinja").read_text(encoding="utf-8")).render(
         heading=heading,
         passed=passed,
         reasons=verdict["reasons"],

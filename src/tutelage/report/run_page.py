@@ -53,7 +53,7 @@ def render(folder: Path, *, needs: Mapping[str, tuple[str, ...]] | None = None, 
     # A page about a run that went wrong cannot be strict about what is missing.
     template = environment().overlay(undefined=ChainableUndefined)
     template.filters = {**environment().filters, "duration": duration, "bytes": size, "number": _number}
-    body = template.from_string(Path(__file__).with_suffix(".jinja").read_text()).render(
+    body = template.from_string(Path(__file__).with_suffix(".jinja").read_text(encoding="utf-8")).render(
         record=record,
         outcome=_outcome(record),
         tasks=list(record.tasks.values()),

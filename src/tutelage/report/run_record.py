@@ -141,7 +141,7 @@ def read_record(folder: Path, needs: Mapping[str, tuple[str, ...]] | None = None
     return Record(
         run=str(record.get("run") or folder.name),
         record=record,
-        recipe=recipe.read_text() if recipe.is_file() else None,
+        recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         tasks=tasks,
         missing=missing,
         store_bytes=_size(store or str(folder.parent / "store")),
@@ -150,7 +150,7 @@ def read_record(folder: Path, needs: Mapping[str, tuple[str, ...]] | None = None
 
 def _record(file: Path, missing: list[str]) -> Mapping[str, Any]:
     try:
-        value = json.loads(file.read_text())
+        value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         missing.append("run.json is missing: the run is still going, or its command line was killed")
         return {}
@@ -207,7 +207,7 @@ def _read_outcome(task: Task, file: Path) -> None:
     if task.cause is not None and task.state != "killed":
         return
     try:
-        outcome = json.loads(file.read_text())
+        outcome = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     if outcome.get("outcome") != "done" and outcome.get("cause"):

@@ -18,7 +18,7 @@ from typing import Any
 from tutelage.contracts import locations
 from tutelage.contracts.manifest import OBSERVATIONS_NAME, Manifest, read
 from tutelage.contracts.masking import mask
-from tutelage.errors import CorruptPayload, StoreError
+from tutelage.errors import StoreError
 from tutelage.lineage.events import read_events
 
 LOG_TAIL_LINES = 30
@@ -236,23 +236,6 @@ def _size(root: str) -> int | None:
     if not locations.is_local(root) or not locations.exists(root):
         return None
     return sum(size for _, size in locations.list_files(root))
-
-
-def ancestry(manifests: Mapping[str, Manifest]) -> list[Manifest]:
-    """`manifests` and all that they were made from, found through their inputs; those that cannot be read are left out."""
-    found = {locations.normalise(manifest.uri): manifest for manifest in manifests.values()}
-    waiting = list(found.values())
-    while waiting:
-        for uri in waiting.pop().input_manifests.values():
-            if locations.normalise(uri) in found:
-                continue
-            try:
-                manifest = read(uri)
-            except (CorruptPayload, OSError):
-                continue  # shows as "gone" in the graph
-            found[locations.normalise(uri)] = manifest
-            waiting.append(manifest)
-    return [found[uri] for uri in sorted(found)]
 
 
 def warnings_of(tasks: Mapping[str, Task]) -> list[tuple[str, str, int]]:

@@ -106,11 +106,11 @@ def _text(path: Path, text: str) -> str:
     return digest_of(text)
 
 
-def make_line(root: Path, write_model: Any = None) -> Line:
+def make_line(root: Path, write_model: Any = None, corpus: Any = ()) -> Line:
     """A line that passes RULES. `write_model(folder)` writes the candidate and gives its chat probe; three numbers stand
-    for a candidate by default."""
+    for a candidate by default. `corpus` is what the base model says of its tokenizer's."""
     trained = root / "trained"
-    trained.mkdir()
+    trained.mkdir(parents=True)
     chat_probe = (write_model or _model)(trained)
     line = Line(root)
     keys: KeyPair = create_key_pair(root / "keys")
@@ -145,7 +145,7 @@ def make_line(root: Path, write_model: Any = None) -> Line:
         "model",
         "plan/acquire",
         {},
-        details={"origin": "initialised", "objective": None},
+        details={"origin": "initialised", "objective": None, "tokenizer_corpus": list(corpus)},
         licences={"Apache-2.0": 1},
     )
     line.put("tokens", "tokens", "data/tokenize", {"splits": "splits", "model": "base"}, rows=8)

@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import site
 import socket
 import subprocess
 import sys
@@ -24,8 +25,8 @@ from typing import IO, Any
 from tutelage.contracts.masking import mask
 from tutelage.errors import StepFailed
 
-#: What a server may see of its parent's environment: no credentials.
-ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SYSTEMROOT")
+#: What a server may see of its parent's environment. Neither credentials nor HOME, where files with credentials stand.
+ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SYSTEMROOT")
 STOP_SECONDS = 5.0
 LOG_TAIL_LINES = 20
 _SECRET = re.compile(
@@ -124,12 +125,16 @@ def masked(text: str) -> str:
 @contextmanager
 def served(folder: Path, name: str, *, threads: int, timeout_seconds: float) -> Iterator[Server]:
     """A server of the Model in `folder`, starting: its first answer comes when it is ready. Stopped when the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as listening, tempfile.TemporaryFile() as log:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        tempfile.TemporaryFile() as log,
+        tempfile.TemporaryDirectory(prefix="tutelage-home-", ignore_cleanup_errors=True) as home,
+    ):
         port, descriptor = listening.getsockname()[1], listening.fileno()
         command = [sys.executable, "-m", "tutelage.serve.server", "--model", str(folder), "--name", name]
         command += ["--threads", str(threads), "--descriptor", str(descriptor), "--leashed"]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, pass_fds=(descriptor,), env=_environment()
+            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, pass_fds=(descriptor,), env=_environment(home)
         )  # fmt: skip
         # Only the child may hold the socket: its death must reset what waits there.
         listening.close()
@@ -139,10 +144,12 @@ def served(folder: Path, name: str, *, threads: int, timeout_seconds: float) -> 
             _stop(process)
 
 
-def _environment() -> dict[str, str]:
+def _environment(home: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return kept | {
+        "HOME": home,
+        "PYTHONUSERBASE": site.getuserbase(),  # packages installed for one user stand below HOME
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",

@@ -41,6 +41,16 @@ def test_the_server_listens_on_loopback_alone(server):
     assert {connection.laddr.ip for connection in connections} == {"127.0.0.1"}
 
 
+def test_the_server_sees_neither_credentials_nor_the_home_they_stand_in(model, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with served(model, "tiny", threads=1, timeout_seconds=60) as server:
+        seen = psutil.Process(server.process.pid).environ()
+        assert "AWS_SECRET_ACCESS_KEY" not in seen and seen["HOME"] != str(Path.home())
+        assert list(Path(seen["HOME"]).iterdir()) == []
+        assert server.get("/v2/health/ready").body == {"ready": True}
+    assert not Path(seen["HOME"]).exists()
+
+
 def test_models_are_listed_by_name_and_digest(server, model):
     entry = server.get("/openai/v1/models").body["data"][0]
     assert (entry["id"], entry["root"]) == ("tiny", model_digest(model))

@@ -2,12 +2,13 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from tutelage.contracts.models import model_digest
+from tutelage.contracts.models import end_token_ids, model_digest
 
 TENSORS = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.ones(4, dtype=np.float16)}
 
@@ -56,3 +57,16 @@ def test_torch_writes_and_we_read_the_same_digest_without_torch(model):
     )
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert output.split() == [model_digest(model), "False"]
+
+
+@pytest.mark.parametrize(("configured", "ends"), [(None, {0, 2}), (5, {0, 2, 5}), ([5, 6], {0, 2, 5, 6}), (0, {0, 2})])
+def test_generation_stops_at_every_end_that_configuration_tokenizer_and_chat_name(configured, ends):
+    from tokenizers import Tokenizer, models
+    from transformers import GenerationConfig, PreTrainedTokenizerFast
+
+    words = {"<|endoftext|>": 0, "a": 1, "<|im_end|>": 2}
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel(words, unk_token="a")), eos_token="<|endoftext|>"
+    )
+    model = SimpleNamespace(generation_config=GenerationConfig(eos_token_id=configured))
+    assert end_token_ids(model, tokenizer) == ends

@@ -48,7 +48,7 @@ def run(config: Config, context: Context) -> dict[str, Result]:
     folder = context.input_path("model")
     tokenizer = load_tokenizer(folder)
     _require(tokenizer)
-    lengths = _sequence_lengths(config, json.loads((folder / "config.json").read_text()))
+    lengths = _sequence_lengths(config, json.loads((folder / "config.json").read_text(encoding="utf-8")))
     rows, drops, read = _training_rows(context)
     digest = RowsDigest()
     details: dict[str, Any] = {

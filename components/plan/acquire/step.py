@@ -43,6 +43,9 @@ def run(config: Config, context: Context) -> dict[str, Result]:
         reasons = ", ".join(f"{reason} {count}" for reason, count in unusable.items())
         context.warn(f"{sum(unusable.values())} rows of the suite are no items: {reasons}")
     model = base_model.bring_in(config.base_model, config.seed, context.cache, context.outputs["model"].path, progress)
+    unread = sum(part["not_utf8"] for part in model.details.get("tokenizer_corpus", ()))
+    if unread:
+        context.warn(f"{unread} files of the tokenizer corpus are not UTF-8 and were left out")
     return {"model": model, "suite": items}
 
 

@@ -14,9 +14,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tutelage.contracts import locations
 from tutelage.contracts.digests import digest_of
-from tutelage.contracts.manifest import Manifest
+from tutelage.contracts.manifest import read_json
 from tutelage.contracts.release_policy import ReleasePolicy
 from tutelage.contracts.store import Result
 from tutelage.contracts.verdicts import VERDICT_NAME, content_digest, subject_of
@@ -30,13 +29,16 @@ class Config(ReleasePolicy):
 
 def run(config: Config, context: Context) -> Mapping[str, Result]:
     """Write the verdict, whatever it is, and the release page."""
+    from tutelage.contracts.ancestry import ancestry_of
     from tutelage.release import checks
-    from tutelage.release.ancestry import ancestry_of
     from tutelage.release.decision import verdict_of
     from tutelage.report.release_page import release_page
 
     inputs = context.inputs
-    candidate, comparison = _json(inputs["candidate"], "scorecard.json"), _json(inputs["comparison"], "comparison.json")
+    candidate, comparison = (
+        read_json(inputs["candidate"], "scorecard.json"),
+        read_json(inputs["comparison"], "comparison.json"),
+    )
     ancestry = ancestry_of(inputs.values())
     private_key, public_keys = _setting(context, "signing_key"), _setting(context, "public_keys")
     key = checks.key_check(private_key, public_keys)
@@ -63,7 +65,7 @@ def run(config: Config, context: Context) -> Mapping[str, Result]:
 
 def _write_verdict(verdict: Mapping[str, Any], context: Context) -> Result:
     text = json.dumps(verdict, indent=1, ensure_ascii=False, allow_nan=False)
-    (context.outputs["verdict"].path / VERDICT_NAME).write_text(text)
+    (context.outputs["verdict"].path / VERDICT_NAME).write_text(text, encoding="utf-8")
     failed = sum(not check["passed"] for check in verdict["checks"])
     return Result(
         content_digest=content_digest(verdict),
@@ -73,14 +75,10 @@ def _write_verdict(verdict: Mapping[str, Any], context: Context) -> Result:
 
 
 def _write_page(html: str, verdict: Mapping[str, Any], context: Context) -> Result:
-    (context.outputs["page"].path / "page.html").write_text(html)
+    (context.outputs["page"].path / "page.html").write_text(html, encoding="utf-8")
     # Not of the page's bytes: it shows seconds and memory, which differ between equal runs.
     digests = {name: manifest.content_digest for name, manifest in context.inputs.items()}
     return Result(content_digest=digest_of([content_digest(verdict), digests]), details={"verdict": verdict["verdict"]})
-
-
-def _json(manifest: Manifest, name: str) -> dict[str, Any]:
-    return dict(json.loads(locations.read_bytes(manifest.file(name))))
 
 
 def _setting(context: Context, name: str) -> Path | None:

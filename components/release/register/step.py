@@ -14,9 +14,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tutelage.contracts import locations
 from tutelage.contracts.digests import digest_of
-from tutelage.contracts.manifest import Manifest
+from tutelage.contracts.manifest import read_json
 from tutelage.contracts.release_policy import ReleasePolicy
 from tutelage.contracts.store import Result
 from tutelage.contracts.verdicts import require_model, require_pass
@@ -55,9 +54,10 @@ def run(config: Config, context: Context) -> Mapping[str, Result]:
         config.name, model.content_digest, model.location, format_version="transformers", properties=properties
     )
     folder = context.outputs["registration"].path
-    (folder / CARD_NAME).write_text(card)
-    (folder / CHECKSUMS_NAME).write_text(checksums)
-    (folder / REGISTRATION_NAME).write_text(json.dumps({**asdict(registered), "model": model.content_digest}, indent=1))
+    (folder / CARD_NAME).write_text(card, encoding="utf-8")
+    (folder / CHECKSUMS_NAME).write_text(checksums, encoding="utf-8")
+    record = json.dumps({**asdict(registered), "model": model.content_digest}, indent=1)
+    (folder / REGISTRATION_NAME).write_text(record, encoding="utf-8")
     content = {"name": config.name, "model": model.content_digest, "card": card, "checksums": checksums}
     return {
         "registration": Result(
@@ -69,21 +69,20 @@ def run(config: Config, context: Context) -> Mapping[str, Result]:
 
 
 def _card(name: str, verdict: Mapping[str, Any], context: Context) -> str:
-    from tutelage.release.ancestry import ancestry_of
+    from tutelage.contracts.ancestry import ancestry_of
     from tutelage.release.languages import languages_of
     from tutelage.release.model_card import model_card
 
     inputs = context.inputs
     ancestry = ancestry_of([inputs["model"], inputs["splits"]])
-    candidate, comparison = _json(inputs["candidate"], "scorecard.json"), _json(inputs["comparison"], "comparison.json")
+    candidate, comparison = (
+        read_json(inputs["candidate"], "scorecard.json"),
+        read_json(inputs["comparison"], "comparison.json"),
+    )
     languages = languages_of(inputs["splits"])
     return model_card(
         name, inputs["model"], inputs["splits"], candidate, comparison, verdict, ancestry.manifests, languages
     )
-
-
-def _json(manifest: Manifest, name: str) -> dict[str, Any]:
-    return dict(json.loads(locations.read_bytes(manifest.file(name))))
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.config import Config as BaseConfig
-from tutelage.contracts import locations
 from tutelage.contracts.digests import digest_of
-from tutelage.contracts.manifest import Manifest
+from tutelage.contracts.manifest import Manifest, read_json
 from tutelage.contracts.release_policy import ReleasePolicy
 from tutelage.contracts.store import Result
 from tutelage.contracts.verdicts import require_model, require_pass
@@ -59,7 +58,7 @@ def run(config: Config, context: Context) -> Mapping[str, Result]:
 
 
 def _registration(manifest: Manifest, model: Manifest) -> dict[str, Any]:
-    registration = dict(json.loads(locations.read_bytes(manifest.file("registration.json"))))
+    registration = read_json(manifest, "registration.json")
     if registration.get("model") != model.content_digest:
         found = str(registration.get("model"))[:12]
         raise GateRefused(
@@ -115,7 +114,7 @@ def _report(
         "measured": measured,
     }
     text = json.dumps(report, indent=1, ensure_ascii=False)
-    (context.outputs["deployment"].path / DEPLOYMENT_NAME).write_text(text)
+    (context.outputs["deployment"].path / DEPLOYMENT_NAME).write_text(text, encoding="utf-8")
     passed = sum(probe.passed for probe in probes)
     return Result(
         content_digest=digest_of(content),

@@ -14,6 +14,8 @@ from typing import Any
 
 #: SPDX's word for "nobody says"; admitted as a declaration, dropped later by the licence policy.
 UNKNOWN = "NOASSERTION"
+#: Written instead of an expression: take the one that the wheel's METADATA or the hub's card declares.
+FROM_METADATA = "metadata"
 
 #: Classifiers that name one licence, after "License :: OSI Approved :: " (CC0 and others stand without "OSI Approved").
 CLASSIFIERS = {
@@ -74,8 +76,8 @@ def normalise(expression: str) -> str | None:
     if not text or "\n" in text or len(text) > 400:
         return None
     try:
-        parsed = _spdx().parse(text)
-        unknown = _spdx().unknown_license_keys(parsed)
+        parsed = spdx().parse(text)
+        unknown = spdx().unknown_license_keys(parsed)
     except ExpressionError:
         return None
     if parsed is None or not all(re.fullmatch(r"LicenseRef-[A-Za-z0-9.-]+", key) for key in unknown):
@@ -83,8 +85,19 @@ def normalise(expression: str) -> str | None:
     return str(parsed)
 
 
+def declared(licence: str) -> str:
+    """A licence as a recipe declares it, in canonical spelling: SPDX, `metadata` or NOASSERTION. Raises ValueError."""
+    if licence == FROM_METADATA:
+        return licence
+    expression = normalise(licence)
+    if expression is None:
+        raise ValueError(f"not an SPDX expression, accepted: SPDX, {FROM_METADATA!r} or {UNKNOWN!r}")
+    return expression
+
+
 @cache
-def _spdx() -> Any:
+def spdx() -> Any:
+    """license_expression.Licensing with SPDX's list of licences, made once: it takes a second."""
     from license_expression import get_spdx_licensing
 
     return get_spdx_licensing()

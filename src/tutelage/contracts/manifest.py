@@ -185,3 +185,8 @@ def verify(manifest: Manifest, *, content: bool = True) -> None:
             raise CorruptPayload(f"{where} has {found[path]} bytes, its manifest says {listed[path].size}", hint=hint)
         if content and locations.sha256_of(where) != listed[path].sha256:
             raise CorruptPayload(f"{where} differs from its sha256 in the manifest", hint=hint)
+
+
+def read_json(manifest: Manifest, path: str) -> dict[str, Any]:
+    """The JSON object in a payload's file. Raises CorruptPayload, FileNotFoundError, ValueError."""
+    return dict(json.loads(locations.read_bytes(manifest.file(path))))

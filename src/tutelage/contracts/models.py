@@ -28,6 +28,8 @@ TORCH_NAMES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn",
     "F8_E5M2": "float8_e5m2", "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
 }  # fmt: skip
+#: End of a turn in ChatML, for models whose configuration names another end token.
+CHATML_END = "<|im_end|>"
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "special_tokens_map.json")
 
 
@@ -143,3 +145,11 @@ def load_model(folder: Path, dtype: str = "float32") -> Any:
     model, report = loaded
     refuse_missing_weights(report)
     return model
+
+
+def end_token_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Ids at which generation stops: those of the generation config, the tokenizer's end mark, and ChatML's end of a turn."""
+    configured = getattr(model.generation_config, "eos_token_id", None)
+    ends = {*(configured if isinstance(configured, list | tuple) else [configured]), tokenizer.eos_token_id}
+    ends.add(tokenizer.get_vocab().get(CHATML_END))
+    return frozenset(int(end) for end in ends if end is not None)

@@ -27,8 +27,8 @@ from typing import Any
 from tutelage.contracts import licences, locations, wheels
 from tutelage.contracts.digests import digest_of, files_digest
 from tutelage.contracts.locks import step_lock
+from tutelage.contracts.masking import mask
 from tutelage.contracts.models import PICKLE_SUFFIXES
-from tutelage.contracts.wheels import redact
 from tutelage.errors import InvalidInput, StepFailed
 
 SCHEMES = ("file", "s3", "hf", "wheel")
@@ -97,10 +97,10 @@ def parse(uri: str) -> Source:
     if not separator:
         scheme, rest = "file", uri
     if scheme not in SCHEMES:
-        raise InvalidInput(f"{redact(uri)}: unknown scheme {scheme!r}", hint=f"accepted: a path, {', '.join(SCHEMES)}")
+        raise InvalidInput(f"{mask(uri)}: unknown scheme {scheme!r}", hint=f"accepted: a path, {', '.join(SCHEMES)}")
     if scheme != "file" and _has_credentials(scheme, rest):
         raise InvalidInput(
-            f"{redact(uri)}: credentials in a source",
+            f"{mask(uri)}: credentials in a source",
             hint="put them where the library looks: AWS_*, HF_TOKEN, pip.conf",
         )
     rest, pin, sha256 = rest.partition("#sha256=")
@@ -112,6 +112,15 @@ def parse(uri: str) -> Source:
         return _parse_hub(uri, rest, sha256)
     name = locations.normalise(rest) if scheme == "file" else f"s3://{rest.rstrip('/')}"
     return Source(scheme=scheme, uri=uri, name=name, sha256=sha256 or None)
+
+
+def checked_uri(uri: str) -> str:
+    """`uri` when it can be parsed: a validator for Configs. Raises ValueError."""
+    try:
+        parse(uri)
+    except InvalidInput as error:
+        raise ValueError(f"{error.message} ({error.hint})") from error
+    return uri
 
 
 def pinned(values: Any, cache: Path) -> Any:
@@ -273,11 +282,11 @@ def _fetch_hub(source: Source, cache: Path) -> Fetched:
             root = Path(snapshot_download(source.name, **options))
     except (HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise InvalidInput(
-            f"{source.uri}: the hub does not give it: {redact(str(error).splitlines()[0])}",
+            f"{source.uri}: the hub does not give it: {mask(str(error).splitlines()[0])}",
             hint="check repository and commit; gated ones need HF_TOKEN, other hubs HF_ENDPOINT; or use a wheel",
         ) from error
     except OSError as error:
-        raise StepFailed(f"{source.uri}: {redact(str(error))}", hint="check the network and free space") from error
+        raise StepFailed(f"{source.uri}: {mask(str(error))}", hint="check the network and free space") from error
     path = root / source.inner if source.inner else root
     if not path.exists():
         raise InvalidInput(f"{source.uri}: the repository holds no {source.inner!r}", hint="check the path")

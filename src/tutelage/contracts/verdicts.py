@@ -25,6 +25,7 @@ from tutelage.contracts import locations
 from tutelage.contracts.digests import canonical_json, digest_of
 from tutelage.contracts.manifest import Manifest
 from tutelage.contracts.release_policy import ReleasePolicy
+from tutelage.contracts.scorecards import require_figures
 from tutelage.errors import CorruptPayload, GateRefused, InvalidInput
 
 if TYPE_CHECKING:
@@ -233,7 +234,7 @@ def _subject_objections(verdict: Mapping[str, Any], expected: Mapping[str, str])
 
 
 def require_pass(inputs: Mapping[str, Manifest], policy: ReleasePolicy, public_keys: Path) -> dict[str, Any]:
-    """The verdict among `inputs`, once it is proven a valid PASS of the other inputs. Raises GateRefused.
+    """The verdict among `inputs`, once it is proven a valid PASS of the other inputs and of their figures. Raises GateRefused.
 
     `inputs` has verdict, model, splits, candidate and comparison, as enforce, register and deploy read them.
     """
@@ -247,6 +248,7 @@ def require_pass(inputs: Mapping[str, Manifest], policy: ReleasePolicy, public_k
         policy=policy,
     )
     verify(verdict, public_keys, expected)
+    require_figures(inputs["candidate"], inputs["comparison"])
     return verdict
 
 

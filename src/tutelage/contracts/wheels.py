@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 from tutelage.contracts import licences, locations
 from tutelage.contracts.digests import digest_of
 from tutelage.contracts.locks import step_lock
+from tutelage.contracts.masking import mask
 from tutelage.errors import InvalidInput
 
 
@@ -45,11 +46,6 @@ def cached(sha256: str, cache: Path) -> Path | None:
         if locations.sha256_of(str(path)) == sha256:
             return path
     return None
-
-
-def redact(text: str) -> str:
-    """`text` with user names and passwords of URLs replaced: what may be shown and recorded."""
-    return re.sub(r"(?<=://)[^/@\s]*@", "***@", text)
 
 
 def _download(uri: str, requirement: str, sha256: str, cache: Path) -> Path:
@@ -91,7 +87,7 @@ def _pip_download(uri: str, requirement: str, folder: Path) -> None:
         lines = done.stderr.splitlines() or [f"pip exited with {done.returncode}"]
         errors = [line for line in lines if line.startswith("ERROR:")] or lines
         raise InvalidInput(
-            f"{uri}: pip cannot download it: {redact(errors[-1].removeprefix('ERROR: '))}",
+            f"{uri}: pip cannot download it: {mask(errors[-1].removeprefix('ERROR: '))}",
             hint="check name and version, and that pip's index (pip config list) has a wheel of it",
         )
 

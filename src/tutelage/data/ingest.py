@@ -19,12 +19,12 @@ from typing import Any
 
 from tutelage.contracts import tables
 from tutelage.contracts.digests import canonical_json, digest_of
-from tutelage.contracts.licences import UNKNOWN, normalise
+from tutelage.contracts.licences import FROM_METADATA, UNKNOWN, normalise
 from tutelage.contracts.sources import Fetched, fetch
 from tutelage.data import python_code
 from tutelage.data.conversations import NotARow, content_of, metadata_of
 from tutelage.data.rows import RowsWriter, Tally, complete
-from tutelage.data.sources import FROM_METADATA, Source
+from tutelage.data.sources import Source
 from tutelage.errors import InvalidInput
 
 DOWNLOADS_AT_ONCE = 4

@@ -6,10 +6,10 @@ https://spdx.github.io/spdx-spec/v3.0.1/annexes/spdx-license-expressions/
 
 from __future__ import annotations
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
-from tutelage.contracts.licences import UNKNOWN, normalise
+from tutelage.contracts.licences import UNKNOWN, normalise, spdx
 
 #: Licences that permit training and redistribution with attribution at most; share-alike and non-commercial ones are not here.
 PERMISSIVE = (
@@ -32,14 +32,7 @@ def _refusal(expression: str, allowed: frozenset[str]) -> str | None:
     canonical = normalise(expression)
     if canonical is None or canonical == UNKNOWN:
         return "licence_unknown"
-    return None if _permits(_spdx().parse(canonical), allowed) else "licence_not_allowed"
-
-
-@cache
-def _spdx() -> Any:
-    from license_expression import get_spdx_licensing  # type: ignore[import-untyped]
-
-    return get_spdx_licensing()
+    return None if _permits(spdx().parse(canonical), allowed) else "licence_not_allowed"
 
 
 def _permits(parsed: Any, allowed: frozenset[str]) -> bool:

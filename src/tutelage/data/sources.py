@@ -8,13 +8,10 @@ from typing import Literal
 from pydantic import Field, field_validator, model_validator
 
 from tutelage.config import Config
-from tutelage.contracts import sources
-from tutelage.contracts.licences import UNKNOWN, normalise
-from tutelage.errors import InvalidInput
+from tutelage.contracts import licences, sources
 
 Phase = Literal["pretrain", "sft", "dpo"]
 Format = Literal["text", "markdown", "python_source", "python_docstrings", "python_functions", "jsonl", "parquet"]
-FROM_METADATA = "metadata"
 
 #: Files that a format takes from a folder, and the phases it can feed.
 SUFFIXES: dict[Format, tuple[str, ...]] = {
@@ -94,24 +91,8 @@ class Source(Config):
     fields: Fields = Fields()
     """Field names. Only for jsonl and parquet."""
 
-    @field_validator("uri")
-    @classmethod
-    def _uri_can_be_read(cls, uri: str) -> str:
-        try:
-            sources.parse(uri)
-        except InvalidInput as error:
-            raise ValueError(f"{error.message} ({error.hint})") from error
-        return uri
-
-    @field_validator("licence")
-    @classmethod
-    def _licence_is_spdx(cls, licence: str) -> str:
-        if licence == FROM_METADATA:
-            return licence
-        expression = normalise(licence)
-        if expression is None:
-            raise ValueError(f"not an SPDX expression, accepted: SPDX, {FROM_METADATA!r} or {UNKNOWN!r}")
-        return expression
+    _uri = field_validator("uri")(sources.checked_uri)
+    _licence = field_validator("licence")(licences.declared)
 
     @model_validator(mode="after")
     def _fits_together(self) -> Source:

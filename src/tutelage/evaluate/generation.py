@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
+from tutelage.contracts.models import end_token_ids
 from tutelage.evaluate.likelihood import Examinee, batches_by_length, logits_at
 
 
 def generate(examinee: Examinee, prompts: Sequence[Sequence[int]], maximum_new_tokens: int) -> list[list[int]]:
     """The model's greedy continuation of each prompt: at most `maximum_new_tokens` ids, without the end mark."""
-    stops = end_ids(examinee)
+    stops = end_token_ids(examinee.model, examinee.tokenizer)
     found: list[list[int]] = [[] for _ in prompts]
     lengths = [len(prompt) + maximum_new_tokens for prompt in prompts]
     done = 0
@@ -27,19 +28,6 @@ def generate(examinee: Examinee, prompts: Sequence[Sequence[int]], maximum_new_t
         done += len(batch)
         examinee.progress(done, len(prompts), "prompts")
     return found
-
-
-def end_ids(examinee: Examinee) -> frozenset[int]:
-    """Ids that end an answer: the tokenizer's end of sequence, the generation config's, and ChatML's end of turn."""
-    ends: set[int] = set()
-    configured = getattr(examinee.model.generation_config, "eos_token_id", None)
-    ends.update(configured if isinstance(configured, list) else [configured] if configured is not None else [])
-    if examinee.tokenizer.eos_token_id is not None:
-        ends.add(examinee.tokenizer.eos_token_id)
-    vocabulary = examinee.tokenizer.get_vocab()
-    if "<|im_end|>" in vocabulary:
-        ends.add(vocabulary["<|im_end|>"])
-    return frozenset(ends)
 
 
 @torch.inference_mode()

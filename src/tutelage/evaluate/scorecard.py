@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 
 from tutelage.contracts import locations, tables
-from tutelage.contracts.digests import digest_of
 from tutelage.contracts.manifest import Manifest
+from tutelage.contracts.scorecards import scorecard_digest
 from tutelage.errors import CorruptPayload, StepFailed
 
 SCORECARD_NAME = "scorecard.json"
@@ -131,7 +131,7 @@ def write(measured: Measured, location: str, about: Mapping[str, Any]) -> tuple[
     text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
     locations.write_bytes(locations.join(location, SCORECARD_NAME), text.encode())
     metrics = {figure.name.replace("/", "_"): figure.value for figure in measured.figures}
-    return digest_of({"scorecard": body, "items": items_digest}), dict(sorted(metrics.items())), len(rows)
+    return scorecard_digest(body, items_digest), dict(sorted(metrics.items())), len(rows)
 
 
 def read(manifest: Manifest) -> tuple[dict[str, Any], dict[str, dict[str, Item]]]:

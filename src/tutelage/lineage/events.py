@@ -1,4 +1,4 @@
-"""A run's `events.jsonl`: read while it grows, and shown without personal data.
+"""A run's `events.jsonl`, read while it grows.
 
 Tasks append one line per event (`tutelage.step.append_event`): time, event (started, progress, waiting, warning, failed,
 finished), task (the label), step, and what the event says. The command line tails the file; the run page reads it whole.
@@ -7,20 +7,11 @@ finished), task (the label), step, and what the event says. The command line tai
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 Event = Mapping[str, Any]
-
-_EMAIL = re.compile(r"[\w.!#$%'*+/=?^`{|}~-]+@(?:[\w-]+\.)+[A-Za-z]{2,}")
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s@]+@")
-
-
-def masked(text: str) -> str:
-    """`text` without e-mail addresses and without user names and passwords in URLs."""
-    return _EMAIL.sub("[e-mail]", _CREDENTIALS.sub("[credentials]@", text))
 
 
 def read_events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:

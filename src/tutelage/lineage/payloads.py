@@ -10,14 +10,13 @@ artifact, as KFP's cache does, so lineage crosses runs.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tutelage.contracts import locations
 from tutelage.contracts.manifest import KINDS, Manifest, read
+from tutelage.contracts.masking import mask_values
 from tutelage.errors import CorruptPayload, InvalidInput
-from tutelage.lineage.events import masked
 from tutelage.lineage.store import MetadataStore, Value
 from tutelage.step import image_of
 
@@ -50,13 +49,8 @@ def put_run(
         return contexts, dag.id
     values: dict[str, Value] = {"display_name": "", "task_name": ""}
     if parameters is not None:
-        values["inputs"] = without_personal_data(parameters)
+        values["inputs"] = mask_values(parameters)
     return contexts, store.put_execution(DAG, f"run/{run}", state, values, contexts=contexts)
-
-
-def without_personal_data(values: Mapping[str, Any]) -> dict[str, Any]:
-    """JSON values with every e-mail address and credential masked."""
-    return dict(json.loads(masked(json.dumps(values, ensure_ascii=False))))
 
 
 def container_properties(step: str, task_name: str, dag: int) -> dict[str, Value]:
@@ -79,7 +73,7 @@ def container_properties(step: str, task_name: str, dag: int) -> dict[str, Value
 
 def attempt_properties(manifest: Manifest) -> dict[str, Value]:
     """What an execution carries once its outputs are known: the Config, and the step key as KFP's cache fingerprint."""
-    return {"inputs": without_personal_data(manifest.config), "outputs": {}, "cache_fingerprint": manifest.step_key}
+    return {"inputs": mask_values(manifest.config), "outputs": {}, "cache_fingerprint": manifest.step_key}
 
 
 def identity_of(uri: str) -> str:

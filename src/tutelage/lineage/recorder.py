@@ -19,8 +19,9 @@ from typing import Any
 
 from tutelage.contracts.digests import canonical_json
 from tutelage.contracts.manifest import Manifest
+from tutelage.contracts.masking import mask
 from tutelage.lineage import payloads
-from tutelage.lineage.events import Event, masked
+from tutelage.lineage.events import Event
 from tutelage.lineage.payloads import CONTAINER, DAG, rebuild
 from tutelage.lineage.store import Execution, MetadataStore, Value
 
@@ -181,8 +182,8 @@ class Recorder:
 
 def _failure(outcome: str, cause: str, hint: str | None) -> dict[str, Value]:
     """Outcome, error and hint as properties, without personal data."""
-    properties: dict[str, Value] = {"outcome": outcome, "error": masked(cause)[:LONGEST_ERROR_CHARACTERS]}
-    return properties | ({"hint": masked(hint)} if hint else {})
+    properties: dict[str, Value] = {"outcome": outcome, "error": mask(cause)[:LONGEST_ERROR_CHARACTERS]}
+    return properties | ({"hint": mask(hint)} if hint else {})
 
 
 __all__ = ["Recorder", "rebuild"]

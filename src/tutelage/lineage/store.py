@@ -134,10 +134,6 @@ class MetadataStore:
         """Ids of a context's parents."""
         return [int(p.id) for p in self._patiently(lambda: self._store.get_parent_contexts_by_context(context))]
 
-    def artifacts_in(self, context: int) -> list[Artifact]:
-        """Every artifact attributed to a context, sorted by id."""
-        return self._artifacts(self._patiently(lambda: self._store.get_artifacts_by_context(context)))
-
     # Artifacts
 
     def put_artifact(self, type_name: str, uri: str, identity: str, properties: Mapping[str, Value]) -> int:

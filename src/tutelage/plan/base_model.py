@@ -25,33 +25,13 @@ from tutelage.contracts.models import (
 from tutelage.contracts.store import Result
 from tutelage.errors import InvalidInput
 
-FROM_METADATA = "metadata"
 LOADED_HOW = ("is_local", "local_files_only")
 Progress = Callable[[str], None]
 
 
-def checked_licence(licence: str) -> str:
-    """A declared licence in canonical spelling: SPDX, `metadata` or NOASSERTION. Raises ValueError for anything else."""
-    if licence == FROM_METADATA:
-        return licence
-    expression = licences.normalise(licence)
-    if expression is None:
-        raise ValueError(f"not an SPDX expression, accepted: SPDX, {FROM_METADATA!r} or {licences.UNKNOWN!r}")
-    return expression
-
-
-def checked_uri(uri: str) -> str:
-    """`uri` when it can be parsed. Raises ValueError."""
-    try:
-        sources.parse(uri)
-    except InvalidInput as error:
-        raise ValueError(f"{error.message} ({error.hint})") from error
-    return uri
-
-
 def licence_of(fetched: sources.Fetched, declared: str) -> str:
     """The licence that holds for a fetched source. Raises InvalidInput when `metadata` says nothing clear."""
-    if declared != FROM_METADATA:
+    if declared != licences.FROM_METADATA:
         return declared
     if fetched.licence is None:
         raise InvalidInput(
@@ -71,8 +51,8 @@ class CorpusPart(Config):
     suffixes: tuple[str, ...] = (".py", ".txt", ".md", ".rst")
     """Endings of the files that are read."""
 
-    _uri = field_validator("uri")(checked_uri)
-    _licence = field_validator("licence")(checked_licence)
+    _uri = field_validator("uri")(sources.checked_uri)
+    _licence = field_validator("licence")(licences.declared)
 
 
 class Initialise(Config):
@@ -127,18 +107,18 @@ class BaseModel(Config):
     """Number format of the weights on disk. bfloat16 halves space and transfer; float32 for models of a few million
     parameters, whose small updates bfloat16 would round away between phases."""
 
-    _licence = field_validator("licence")(checked_licence)
+    _licence = field_validator("licence")(licences.declared)
 
     @field_validator("uri")
     @classmethod
     def _uri_can_be_parsed(cls, uri: str | None) -> str | None:
-        return None if uri is None else checked_uri(uri)
+        return None if uri is None else sources.checked_uri(uri)
 
     @model_validator(mode="after")
     def _exactly_one(self) -> BaseModel:
         if (self.uri is None) == (self.initialise is None):
             raise ValueError("takes exactly one of uri and initialise")
-        if self.initialise is not None and self.licence == FROM_METADATA:
+        if self.initialise is not None and self.licence == licences.FROM_METADATA:
             raise ValueError("licence `metadata` needs a uri; say under which licence your own weights stand")
         return self
 
@@ -233,7 +213,7 @@ def save(model: Any, tokenizer: Any, folder: Path) -> dict[str, Any]:
     tokenizer.save_pretrained(str(folder))
     # How a tokenizer was loaded is no part of it; left in, the same tokenizer had two digests.
     about = folder / "tokenizer_config.json"
-    kept = {key: value for key, value in json.loads(about.read_text()).items() if key not in LOADED_HOW}
+    kept = {key: value for key, value in json.loads(about.read_text(encoding="utf-8")).items() if key not in LOADED_HOW}
     about.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     for file in folder.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes 0600, and steps may run under several accounts

@@ -7,7 +7,6 @@ none of them, so that padding never stands for the end. Generation stops at the 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +27,10 @@ def initialise(
         progress(f"fetching {part.uri}")
         fetched = sources.fetch(part.uri, cache)
         licence = licence_of(fetched, part.licence)
-        before = len(texts)
-        texts.extend(read_texts(fetched, part))
-        corpus.append({"uri": part.uri, "licence": licence, "digest": fetched.digest, "files": len(texts) - before})
+        found, not_utf8 = read_texts(fetched, part)
+        texts += found
+        facts = {"files": len(found), "not_utf8": not_utf8}
+        corpus.append({"uri": part.uri, "licence": licence, "digest": fetched.digest, **facts})
     progress("training the tokenizer")
     tokenizer = train_tokenizer(texts, config)
     progress("drawing weights")
@@ -38,15 +38,19 @@ def initialise(
     return {"origin": "initialised", "tokenizer_corpus": corpus, **details, "chat_template": "chatml"}
 
 
-def read_texts(fetched: sources.Fetched, part: CorpusPart) -> Iterator[str]:
-    """Texts of the corpus' files, sorted by path. Raises InvalidInput when there is none."""
+def read_texts(fetched: sources.Fetched, part: CorpusPart) -> tuple[list[str], int]:
+    """Texts of the corpus' files, sorted by path, and how many files are no UTF-8. Raises InvalidInput when no text is left."""
     files = fetched.files(part.suffixes)
-    if not files:
-        raise InvalidInput(
-            f"{part.uri}: no file for the tokenizer", hint=f"suffixes it looks for: {', '.join(part.suffixes)}"
-        )
+    texts = []
     for _, path in files:
-        yield path.read_text(encoding="utf-8", errors="replace")
+        try:
+            texts.append(path.read_bytes().decode("utf-8"))
+        except UnicodeDecodeError:
+            continue
+    if not texts:
+        found = f"none of {len(files)} is UTF-8" if files else f"suffixes it looks for: {', '.join(part.suffixes)}"
+        raise InvalidInput(f"{part.uri}: no file for the tokenizer", hint=found)
+    return texts, len(files) - len(texts)
 
 
 def train_tokenizer(texts: list[str], config: Initialise) -> Any:

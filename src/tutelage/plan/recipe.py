@@ -21,7 +21,8 @@ from tutelage.step import load
 
 #: Training section of a run → objective, in the order in which phases follow each other.
 PHASES = {"pretraining": "pretrain", "finetuning": "sft", "alignment": "dpo"}
-#: Pipeline → its training sections.
+#: Pipeline → its training sections: what each would train. Which of them can be run, the files in pipelines/ say; a recipe that
+#: names one without a file is refused when it is read (`orchestrate.recipes`).
 PIPELINES: Mapping[str, tuple[str, ...]] = {
     "llm_training": tuple(PHASES),
     "continued_pretraining": ("pretraining",),

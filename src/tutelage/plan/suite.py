@@ -1,11 +1,13 @@
 """The evaluation Suite: items of all tasks in one frozen, sorted table, each with its source and licence.
 
-Baseline and candidate are compared on the digest of this table, and training data is cleaned of its items. What cannot be
-an item (no prompt, an answer that is no choice, a second copy) is dropped by reason and counted, never repaired.
+Baseline and candidate are compared on the digest of this table, and training data is cleaned of its items. What cannot be an
+item (bytes that are no UTF-8, no prompt, an answer that is no choice, a second copy) is dropped by reason and counted, never
+repaired.
 """
 
 from __future__ import annotations
 
+import codecs
 import csv
 import hashlib
 import io
@@ -19,11 +21,11 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from tutelage.config import Config
-from tutelage.contracts import sources
+from tutelage.contracts import licences, sources
 from tutelage.contracts.digests import canonical_json
 from tutelage.contracts.store import Result
 from tutelage.errors import InvalidInput
-from tutelage.plan.base_model import checked_licence, checked_uri, licence_of
+from tutelage.plan.base_model import licence_of
 
 Format = Literal["jsonl", "json", "csv", "text"]
 SUFFIXES: Mapping[Format, tuple[str, ...]] = {
@@ -32,6 +34,8 @@ SUFFIXES: Mapping[Format, tuple[str, ...]] = {
     "csv": (".csv",),
     "text": (".txt",),
 }
+#: Reasons for rows that cannot even be read.
+MALFORMED, NOT_UTF8 = "malformed", "not_utf8"
 
 
 class Task(Config):
@@ -60,8 +64,8 @@ class Task(Config):
     language: str | None = "en"
     """Language of the items."""
 
-    _uri = field_validator("uri")(checked_uri)
-    _licence = field_validator("licence")(checked_licence)
+    _uri = field_validator("uri")(sources.checked_uri)
+    _licence = field_validator("licence")(licences.declared)
 
     @model_validator(mode="after")
     def _text_has_no_choices(self) -> Task:
@@ -138,51 +142,74 @@ def read_task(task: Task, fetched: sources.Fetched) -> Items:
 
 
 def _rows(path: Path, kind: Format) -> Iterator[Any]:
-    """Rows of a file; None stands for one that cannot be read."""
-    text = path.read_text(encoding="utf-8-sig", errors="replace")
-    if kind == "text":
-        yield from ({"prompt": line.strip()} for line in text.splitlines() if line.strip())
-    elif kind == "csv":
-        yield from csv.DictReader(io.StringIO(text, newline=""))
-    elif kind == "jsonl":
-        yield from (_json(line) for line in text.splitlines() if line.strip())
+    """Rows of a file; a str stands for one that cannot be read, and is the reason."""
+    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
+    if kind == "csv":
+        yield from _csv_rows(data)
+    elif kind == "json":
+        whole = _json(data)
+        yield from whole if isinstance(whole, list) else [whole if isinstance(whole, str) else MALFORMED]
     else:
-        whole = _json(text)
-        yield from whole if isinstance(whole, list) else [None]
+        # A line ends at a line feed and nowhere else: str.splitlines() also cuts at U+2028, U+0085 and form feeds.
+        for line in data.split(b"\n"):
+            if line.strip():
+                yield _json(line) if kind == "jsonl" else _prompt(line)
 
 
-def _json(text: str) -> Any:
+def _csv_rows(data: bytes) -> Iterator[Any]:
+    # Bytes that are no UTF-8 become lone surrogates, which tell the rows that hold them.
+    text = data.decode("utf-8", errors="surrogateescape")
+    rows = csv.DictReader(io.StringIO(text, newline=""))
     try:
-        return json.loads(text)
-    except ValueError:
-        return None
+        for row in rows:
+            yield row if _is_unicode(row) else NOT_UTF8
+    except csv.Error:
+        yield MALFORMED
+
+
+def _is_unicode(row: Mapping[str, Any]) -> bool:
+    try:
+        json.dumps(row, ensure_ascii=False).encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _prompt(line: bytes) -> dict[str, str] | str:
+    try:
+        return {"prompt": line.decode("utf-8").strip()}
+    except UnicodeDecodeError:
+        return NOT_UTF8
+
+
+def _json(data: bytes) -> Any:
+    """A JSON object or list, or the reason why there is none."""
+    try:
+        value = json.loads(data.decode("utf-8"))
+    except UnicodeDecodeError:
+        return NOT_UTF8
+    except (ValueError, RecursionError):
+        return MALFORMED
+    return value if isinstance(value, dict | list) else MALFORMED
 
 
 def _add(items: Items, task: Task, row: Any, where: str, provenance: Mapping[str, str]) -> None:
     if not isinstance(row, Mapping):
-        items.drop(task.task, "", "malformed", where)
+        items.drop(task.task, "", row if row == NOT_UTF8 else MALFORMED, where)
         return
-    names = ("prompt",) if task.format == "text" else _names(task.prompt)
-    parts = [row.get(name) for name in names]
-    if not all(isinstance(part, str) and part.strip() for part in parts):
-        items.drop(task.task, "", "no_prompt", where)
+    content = _content(task, row)
+    if isinstance(content, str):
+        items.drop(task.task, "", content, where)
         return
-    prompt = "\n".join(str(part).strip() for part in parts)
-    choices: list[str] | None = None
-    answer: int | None = None
-    if task.type == "multiple_choice":
-        choices = _choices(task, row)
-        if choices is None:
-            items.drop(task.task, "", "no_choices", where)
-            return
-        answer = _answer(task, row, choices)
-        if answer is None:
-            items.drop(task.task, "", "no_answer", where)
-            return
-    content = [task.task, prompt, choices, answer]
+    prompt, choices, answer = content
+    try:
+        identity = canonical_json([task.task, prompt, choices, answer])
+    except UnicodeEncodeError:
+        items.drop(task.task, "", "not_unicode", where)
+        return
     items.kept.append(
         {
-            "id": hashlib.sha256(canonical_json(content)).hexdigest()[:32],
+            "id": hashlib.sha256(identity).hexdigest()[:32],
             "task": task.task,
             "type": task.type,
             "prompt": prompt,
@@ -192,6 +219,22 @@ def _add(items: Items, task: Task, row: Any, where: str, provenance: Mapping[str
             **provenance,
         }
     )
+
+
+def _content(task: Task, row: Mapping[str, Any]) -> tuple[str, list[str] | None, int | None] | str:
+    """Prompt, choices and place of the right one, or the reason why the row is no item."""
+    names = ("prompt",) if task.format == "text" else _names(task.prompt)
+    parts = [row.get(name) for name in names]
+    if not all(isinstance(part, str) and part.strip() for part in parts):
+        return "no_prompt"
+    prompt = "\n".join(str(part).strip() for part in parts)
+    if task.type != "multiple_choice":
+        return prompt, None, None
+    choices = _choices(task, row)
+    if choices is None:
+        return "no_choices"
+    answer = _answer(task, row, choices)
+    return (prompt, choices, answer) if answer is not None else "no_answer"
 
 
 def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from tutelage.config import build
 from tutelage.contracts import locations, sources
 from tutelage.contracts.java import require_java
-from tutelage.contracts.wheels import redact
+from tutelage.contracts.licences import FROM_METADATA
+from tutelage.contracts.masking import mask
 from tutelage.errors import InvalidInput, MissingTool, Problem
 
 if TYPE_CHECKING:
@@ -134,7 +135,7 @@ def look_at(used: Used, cache: Path | None) -> sources.Fetched | Problem | None:
         )
     except InvalidInput as error:
         return Problem(f"{used.where}.uri", error.message, error.hint)
-    if used.licence == "metadata" and fetched.licence is None:
+    if used.licence == FROM_METADATA and fetched.licence is None:
         return Problem(
             f"{used.where}.licence",
             f"{source.name} declares no clear licence",
@@ -157,7 +158,7 @@ def _look_at_objects(used: Used, source: sources.Source) -> Problem | None:
         if locations.exists(source.name) or locations.list_files(source.name):
             return None
     except Exception as error:  # noqa: BLE001  (whatever the store's library raises is what the user must see)
-        cause = redact(f"{type(error).__name__}: {error}")
+        cause = mask(f"{type(error).__name__}: {error}")
         return Problem(f"{used.where}.uri", f"{source.uri} cannot be reached: {cause}", hint)
     return Problem(f"{used.where}.uri", f"source not found: {source.uri}", hint)
 

@@ -11,8 +11,8 @@ from typing import Any
 from tutelage.config import integral_floats_to_ints
 from tutelage.contracts import sources
 from tutelage.contracts.digests import digest_of
+from tutelage.contracts.licences import FROM_METADATA
 from tutelage.contracts.store import Result
-from tutelage.plan.base_model import FROM_METADATA
 from tutelage.plan.effective import plan_of
 from tutelage.plan.estimate import estimates
 from tutelage.plan.recipe import planned

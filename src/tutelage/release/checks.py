@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from tutelage.contracts.ancestry import Ancestry
 from tutelage.contracts.manifest import Manifest
 from tutelage.contracts.release_policy import ReleasePolicy, Rule
 from tutelage.contracts.verdicts import fingerprint, load_private_key, trusted_keys
 from tutelage.errors import InvalidInput
-from tutelage.release.ancestry import Ancestry
 
 #: SPDX's words for a licence that nobody stated, and what stands where nothing was said.
 UNKNOWN_LICENCES = frozenset({"", "None", "NONE", "NOASSERTION"})
@@ -45,6 +45,8 @@ Figures = Mapping[str, Mapping[str, Any]]
 class Check:
     """One demand, what was found, and whether that is enough."""
 
+    id: str
+    """Its name for programs, which stays: `budget`, `licences`, `rule:perplexity/pretrain:must_be`."""
     rule: str
     observed: float | str | None
     bound: float | str | None
@@ -63,12 +65,16 @@ def figures_by_name(body: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
 
 def built_in_checks(inputs: Mapping[str, Manifest], policy: ReleasePolicy, ancestry: Ancestry) -> list[Check]:
     """The checks that no policy can switch off."""
+    chain = ancestry.models_behind(inputs["model"])
     return [
         _unlicensed_rows(inputs["curated"], policy),
         _unlicensed_kept(inputs["splits"]),
         _model_licence(inputs["model"]),
+        _tokenizer_licences(chain),
+        _suite_licences(inputs["suite"]),
         _conservation(inputs),
-        _links(inputs, ancestry),
+        _links(inputs, chain, ancestry),
+        _baseline(inputs["baseline"], chain),
         _same_suite(inputs),
         _stopped(ancestry.of_kind("model"), policy),
     ]
@@ -84,7 +90,9 @@ def _unlicensed_rows(curated: Manifest, policy: ReleasePolicy) -> Check:
     else:
         why = f"{_rows(count)} came from sources without a known licence; the policy refuses such sources"
     bound = "drop" if policy.unlicensed_sources == "drop" else 0
-    return Check(rule="sources without a licence", observed=count, bound=bound, passed=passed, why=why)
+    return Check(
+        id="unlicensed_sources", rule="sources without a licence", observed=count, bound=bound, passed=passed, why=why
+    )
 
 
 def _unlicensed_kept(splits: Manifest) -> Check:
@@ -97,7 +105,14 @@ def _unlicensed_kept(splits: Manifest) -> Check:
         why = f"no licence is known for {_rows(kept)} that training or evaluation used"
     else:
         why = f"a licence is on record for {recorded:,} of {_rows(splits.rows or 0)} used"
-    return Check(rule="licences of the data", observed=recorded - kept, bound=splits.rows or 0, passed=passed, why=why)
+    return Check(
+        id="licences",
+        rule="licences of the data",
+        observed=recorded - kept,
+        bound=splits.rows or 0,
+        passed=passed,
+        why=why,
+    )
 
 
 def _model_licence(model: Manifest) -> Check:
@@ -105,7 +120,37 @@ def _model_licence(model: Manifest) -> Check:
     names = ", ".join(sorted(set(model.licences) - set(unknown))) or "none"
     passed = bool(model.licences) and not unknown
     why = f"licences of the model: {names}" if passed else "nobody says under which licence the base model may be used"
-    return Check(rule="licence of the model", observed=names, bound="known", passed=passed, why=why)
+    return Check(id="model_licence", rule="licence of the model", observed=names, bound="known", passed=passed, why=why)
+
+
+def _tokenizer_licences(chain: Sequence[Manifest]) -> Check:
+    """A tokenizer is made of its corpus: text nobody licensed is used, not dropped, so no policy lets it pass."""
+    listed = [part for model in chain for part in model.details.get("tokenizer_corpus") or ()]
+    parts = [part if isinstance(part, Mapping) else {} for part in listed]
+    unknown = [part for part in parts if str(part.get("licence", "")) in UNKNOWN_LICENCES]
+    names = ", ".join(sorted({str(part["licence"]) for part in parts if part not in unknown})) or "none"
+    if unknown:
+        why = f"the tokenizer was trained on {len(unknown)} of {len(parts)} sources without a known licence"
+    else:
+        why = (
+            f"licences of what the tokenizer was trained on: {names}" if parts else "the tokenizer came with the model"
+        )
+    return Check(
+        id="tokenizer_licences", rule="licences of the tokenizer corpus", observed=len(unknown), bound=0,
+        passed=not unknown, why=why,
+    )  # fmt: skip
+
+
+def _suite_licences(suite: Manifest) -> Check:
+    """Items are asked and never trained on, so an unknown licence is said and refuses nothing."""
+    unknown = sum(count for name, count in suite.licences.items() if name in UNKNOWN_LICENCES)
+    names = ", ".join(sorted(set(suite.licences) - UNKNOWN_LICENCES)) or "none on record"
+    why = f"licences of the suite: {names}"
+    if unknown:
+        why += f"; none is known for {unknown:,} items, which were asked and never trained on"
+    return Check(
+        id="suite_licences", rule="licences of the suite", observed=unknown, bound="reported", passed=True, why=why
+    )
 
 
 def _rows(count: int) -> str:
@@ -124,26 +169,50 @@ def _conservation(inputs: Mapping[str, Manifest]) -> Check:
         elif kept + dropped != manifest.rows_in:
             problems.append(f"{name} lost {_rows(manifest.rows_in - kept - dropped)} without a reason")
     why = "; ".join(problems) or "every row is either kept or dropped with a reason, from source to split"
-    return Check(rule="no row lost", observed=len(problems), bound=0, passed=not problems, why=why)
+    return Check(id="no_row_lost", rule="no row lost", observed=len(problems), bound=0, passed=not problems, why=why)
 
 
-def _links(inputs: Mapping[str, Manifest], ancestry: Ancestry) -> Check:
+def _links(inputs: Mapping[str, Manifest], chain: Sequence[Manifest], ancestry: Ancestry) -> Check:
     broken = [
         f"{name} was made from another {source}"
         for name, source in LINKS
         if inputs[name].inputs.get(source) != inputs[source].content_digest
     ]
+    # Of the last phase LINKS knows; what an earlier one was trained on must have passed the same data checks.
+    for model in chain[1:]:
+        if "base" in model.inputs and model.inputs.get("tokens") != inputs["tokens"].content_digest:
+            broken.append(f"{model.details.get('objective') or 'an earlier phase'} was trained on other tokens")
+    if "base" not in chain[-1].inputs and inputs["tokens"].inputs.get("model") != chain[-1].content_digest:
+        broken.append("tokens were made with the tokenizer of another model")
     if ancestry.unreadable:
         broken.append(f"{len(ancestry.unreadable)} manifests it came from are gone or changed")
     why = "; ".join(broken) or "every payload was made from the ones before it, digest by digest"
-    return Check(rule="unbroken provenance", observed=len(broken), bound=0, passed=not broken, why=why)
+    return Check(id="provenance", rule="unbroken provenance", observed=len(broken), bound=0, passed=not broken, why=why)
+
+
+def _baseline(baseline: Manifest, chain: Sequence[Manifest]) -> Check:
+    """To be better than some weaker model is easy: the baseline is what training started from, and nothing else."""
+    first = chain[-1]
+    measured = str(baseline.inputs.get("model", "none"))
+    whole = "base" not in first.inputs
+    passed = whole and measured == first.content_digest
+    if passed:
+        why = "the baseline is the model that training started from"
+    elif whole:
+        why = f"the baseline is a scorecard of model {measured[:12]!r}; training started from {first.content_digest[:12]!r}"
+    else:
+        why = "what training started from cannot be read, so nothing is known of the baseline"
+    return Check(
+        id="baseline", rule="baseline is where training started", observed=measured[:12],
+        bound=first.content_digest[:12], passed=passed, why=why,
+    )  # fmt: skip
 
 
 def _same_suite(inputs: Mapping[str, Manifest]) -> Check:
     suite = inputs["suite"].content_digest
     other = [name for name in ("baseline", "candidate") if inputs[name].inputs.get("suite") != suite]
     why = f"{' and '.join(other)} met another suite" if other else "baseline and candidate met the same suite"
-    return Check(rule="same suite", observed=2 - len(other), bound=2, passed=not other, why=why)
+    return Check(id="suite", rule="same suite", observed=2 - len(other), bound=2, passed=not other, why=why)
 
 
 def _stopped(models: Sequence[Manifest], policy: ReleasePolicy) -> Check:
@@ -158,32 +227,40 @@ def _stopped(models: Sequence[Manifest], policy: ReleasePolicy) -> Check:
         why = f"training was stopped early ({listed}), {said}"
     bound = "budget" if policy.accept_budget_stop else "not stopped"
     observed = "stopped" if stopped else "finished"
-    return Check(rule="training finished", observed=observed, bound=bound, passed=passed, why=why)
+    identity = "budget" if set(stopped.values()) <= {"budget"} else "stopped"
+    return Check(id=identity, rule="training finished", observed=observed, bound=bound, passed=passed, why=why)
 
 
 def key_check(private_key: Path | None, public_keys: Path | None) -> Check:
     """Whether there is a key to sign with whose signature the installation's verifiers will accept."""
-    rule, bound = "signing key", "usable and trusted"
+    identity, rule, bound = "signing_key", "signing key", "usable and trusted"
     if private_key is None:
         return Check(
-            rule=rule, observed="none", bound=bound, passed=False, why="there is no signing key: no key, no PASS"
+            id=identity,
+            rule=rule,
+            observed="none",
+            bound=bound,
+            passed=False,
+            why="there is no signing key: no key, no PASS",
         )
     try:
         name = fingerprint(load_private_key(private_key).public_key())
         trusted = trusted_keys(public_keys) if public_keys is not None else {}
     except InvalidInput as error:
-        return Check(rule=rule, observed="unusable", bound=bound, passed=False, why=error.message)
+        return Check(id=identity, rule=rule, observed="unusable", bound=bound, passed=False, why=error.message)
     if name not in trusted:
         why = f"the signing key {name[:16]} is not among the {len(trusted)} public keys of this installation"
-        return Check(rule=rule, observed=name, bound=bound, passed=False, why=why)
-    return Check(rule=rule, observed=name, bound=bound, passed=True, why="the verdict is signed with a trusted key")
+        return Check(id=identity, rule=rule, observed=name, bound=bound, passed=False, why=why)
+    return Check(
+        id=identity, rule=rule, observed=name, bound=bound, passed=True, why="the verdict is signed with a trusted key"
+    )
 
 
 def rule_checks(policy: ReleasePolicy, candidate: Figures, comparison: Figures) -> list[Check]:
     """The policy's rules, a check for each bound. A policy without rules gives one failed check."""
     if not policy.rules:
         why = "the policy has no rules, so nothing says what good enough is; add policy.release.rules"
-        return [Check(rule="policy has rules", observed=0, bound=1, passed=False, why=why)]
+        return [Check(id="policy_has_rules", rule="policy has rules", observed=0, bound=1, passed=False, why=why)]
     return [check for rule in policy.rules for check in _rule(rule, candidate, comparison)]
 
 
@@ -198,23 +275,31 @@ def _rule(rule: Rule, candidate: Figures, comparison: Figures) -> Iterator[Check
 
 def _bound(name: str, words: str, bound: float, candidate: Figures) -> Check:
     rule = f"{name} {words} {bound:g}"
+    identity = f"rule:{name}:{'minimum' if words == 'at least' else 'maximum'}"
     value = _number(candidate.get(name, {}), "value")
     if value is None:
-        return Check(rule=rule, observed=None, bound=bound, passed=False, why=_unknown(name, candidate, "scorecard"))
+        return Check(
+            id=identity, rule=rule, observed=None, bound=bound, passed=False, why=_unknown(name, candidate, "scorecard")
+        )
     passed = value >= bound if words == "at least" else value <= bound
     return Check(
-        rule=rule, observed=value, bound=bound, passed=passed, why=f"{name} is {value:.4g}, {words} {bound:g} is asked"
+        id=identity,
+        rule=rule,
+        observed=value,
+        bound=bound,
+        passed=passed,
+        why=f"{name} is {value:.4g}, {words} {bound:g} is asked",
     )
 
 
 def _against_baseline(rule: Rule, comparison: Figures) -> Check:
     name, words = rule.figure, "better" if rule.must_be == "better" else "not worse"
     text = f"{name} {words} than the baseline" + (f" (margin {rule.margin:g})" if rule.margin else "")
-    figure = comparison.get(name, {})
+    identity, figure = f"rule:{name}:must_be", comparison.get(name, {})
     low, high = _number(figure, "low"), _number(figure, "high")
     if low is None or high is None or not isinstance(figure.get("lower_is_better"), bool):
         why = _unknown(name, comparison, "comparison")
-        return Check(rule=text, observed=None, bound=words, passed=False, why=why)
+        return Check(id=identity, rule=text, observed=None, bound=words, passed=False, why=why)
     worst, best = (-high, -low) if figure["lower_is_better"] else (low, high)
     found = str(figure.get("verdict", "")).replace("_", " ")
     # `cannot be told` stands although the interval leaves zero out where the comparison has a reason for doubt.
@@ -226,7 +311,7 @@ def _against_baseline(rule: Rule, comparison: Figures) -> Check:
         )
     items = f", {figure['items']} items" if "items" in figure else ""
     why = f"{name}: {_plain(found)} (difference {_number(figure, 'difference'):.4g}, interval {low:.4g} to {high:.4g}{items})"
-    return Check(rule=text, observed=found, bound=words, passed=passed, why=why)
+    return Check(id=identity, rule=text, observed=found, bound=words, passed=passed, why=why)
 
 
 def _plain(verdict: str) -> str:

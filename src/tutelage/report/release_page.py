@@ -46,7 +46,7 @@ def release_page(
     cost = _cost(ancestry, names)
     template = environment().overlay()
     template.filters = {**environment().filters, "shown": _shown, "words": _words}
-    body = template.from_string(Path(__file__).with_suffix(".jinja").read_text()).render(
+    body = template.from_string(Path(__file__).with_suffix(".jinja").read_text(encoding="utf-8")).render(
         heading=heading,
         passed=passed,
         reasons=verdict["reasons"],
@@ -82,13 +82,17 @@ def _moved(figures: Sequence[Mapping[str, Any]]) -> str:
     """What moved and what did not, in one sentence for people who read no tables."""
     if not figures:
         return "Nothing was compared with the baseline."
+    sentences = (
+        ("the candidate is better than the baseline on", "better", False),
+        ("the candidate is worse than the baseline on", "worse", False),
+        ("no difference can be told on", "cannot_be_told", False),
+        ("nothing moved on", "cannot_be_told", True),
+    )
     parts = []
-    for verdict, words in (("better", "better than"), ("worse", "worse than"), ("cannot_be_told", "")):
-        names = [str(figure["name"]) for figure in figures if figure["verdict"] == verdict]
-        if names and words:
-            parts.append(f"the candidate is {words} the baseline on {_listed(names)}")
-        elif names:
-            parts.append(f"no difference can be told on {_listed(names)}")
+    for words, verdict, still in sentences:
+        names = [str(figure["name"]) for figure in figures if (figure["verdict"], figure["still"]) == (verdict, still)]
+        if names:
+            parts.append(f"{words} {_listed(names)}")
     text = "; ".join(parts) + "."
     return text[0].upper() + text[1:]
 

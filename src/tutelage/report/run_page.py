@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from tutelage.contracts import locations
+from tutelage.contracts.ancestry import ancestry_of
 from tutelage.contracts.manifest import Manifest
-from tutelage.lineage.events import masked
+from tutelage.contracts.masking import mask
 from tutelage.lineage.graph import Graph, back_from, from_manifests
 from tutelage.lineage.tree import render as tree
 from tutelage.report.intervals import interval_plot
 from tutelage.report.run_charts import duration, graph, loss_curve, timeline
-from tutelage.report.run_record import FAILED, STATES, Record, ancestry, read_record, warnings_of
+from tutelage.report.run_record import FAILED, STATES, Record, read_record, warnings_of
 from tutelage.report.style import environment, number, page
 
 OUTCOMES: Mapping[str, str] = {
@@ -53,7 +54,7 @@ def render(folder: Path, *, needs: Mapping[str, tuple[str, ...]] | None = None, 
     # A page about a run that went wrong cannot be strict about what is missing.
     template = environment().overlay(undefined=ChainableUndefined)
     template.filters = {**environment().filters, "duration": duration, "bytes": size, "number": _number}
-    body = template.from_string(Path(__file__).with_suffix(".jinja").read_text()).render(
+    body = template.from_string(Path(__file__).with_suffix(".jinja").read_text(encoding="utf-8")).render(
         record=record,
         outcome=_outcome(record),
         tasks=list(record.tasks.values()),
@@ -75,10 +76,15 @@ def render(folder: Path, *, needs: Mapping[str, tuple[str, ...]] | None = None, 
         seeds=sorted({str(made.seed) for made in manifests.values() if made.seed is not None}),
         settings={label: _settings(task.made) for label, task in record.tasks.items() if task.made},
         payload_bytes=sum(entry.size for made in manifests.values() for entry in made.files),
-        command=" ".join(map(str, record.record.get("command") or [])),
+        command=_command(record.record.get("command")),
         versions=dict(sorted((record.record.get("versions") or {}).items())),
     )
-    return page(f"Run {record.run}", masked(body))
+    return page(f"Run {record.run}", mask(body))
+
+
+def _command(command: Any) -> str:
+    """The command line, from one string or a list of words."""
+    return command if isinstance(command, str) else " ".join(map(str, command or []))
 
 
 def size(count: int | None) -> str:
@@ -153,7 +159,7 @@ def _lineage(record: Record, manifests: Mapping[str, Manifest]) -> Graph | None:
     """What the run's payloads were made from, its last model alone where there is one."""
     if not manifests:
         return None
-    whole = from_manifests(ancestry(manifests))
+    whole = from_manifests(ancestry_of(manifests.values()).manifests)
     models = list(record.of_kind("model").values())
     return back_from(whole, [models[-1].uri] if models else [made.uri for made in manifests.values()])
 

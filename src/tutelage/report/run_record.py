@@ -17,8 +17,9 @@ from typing import Any
 
 from tutelage.contracts import locations
 from tutelage.contracts.manifest import OBSERVATIONS_NAME, Manifest, read
-from tutelage.errors import CorruptPayload, StoreError
-from tutelage.lineage.events import masked, read_events
+from tutelage.contracts.masking import mask
+from tutelage.errors import StoreError
+from tutelage.lineage.events import read_events
 
 LOG_TAIL_LINES = 30
 LOG_TAIL_BYTES = 12_000
@@ -140,7 +141,7 @@ def read_record(folder: Path, needs: Mapping[str, tuple[str, ...]] | None = None
     return Record(
         run=str(record.get("run") or folder.name),
         record=record,
-        recipe=recipe.read_text() if recipe.is_file() else None,
+        recipe=recipe.read_text(encoding="utf-8") if recipe.is_file() else None,
         tasks=tasks,
         missing=missing,
         store_bytes=_size(store or str(folder.parent / "store")),
@@ -149,7 +150,7 @@ def read_record(folder: Path, needs: Mapping[str, tuple[str, ...]] | None = None
 
 def _record(file: Path, missing: list[str]) -> Mapping[str, Any]:
     try:
-        value = json.loads(file.read_text())
+        value = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         missing.append("run.json is missing: the run is still going, or its command line was killed")
         return {}
@@ -206,7 +207,7 @@ def _read_outcome(task: Task, file: Path) -> None:
     if task.cause is not None and task.state != "killed":
         return
     try:
-        outcome = json.loads(file.read_text())
+        outcome = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return
     if outcome.get("outcome") != "done" and outcome.get("cause"):
@@ -220,7 +221,7 @@ def _tail(file: Path) -> str | None:
     with file.open("rb") as log:
         log.seek(max(0, file.stat().st_size - LOG_TAIL_BYTES))
         lines = log.read().decode(errors="replace").splitlines()
-    return masked("\n".join(lines[-LOG_TAIL_LINES:]))
+    return mask("\n".join(lines[-LOG_TAIL_LINES:]))
 
 
 def _seconds(time: str | None) -> float | None:
@@ -235,23 +236,6 @@ def _size(root: str) -> int | None:
     if not locations.is_local(root) or not locations.exists(root):
         return None
     return sum(size for _, size in locations.list_files(root))
-
-
-def ancestry(manifests: Mapping[str, Manifest]) -> list[Manifest]:
-    """`manifests` and all that they were made from, found through their inputs; those that cannot be read are left out."""
-    found = {locations.normalise(manifest.uri): manifest for manifest in manifests.values()}
-    waiting = list(found.values())
-    while waiting:
-        for uri in waiting.pop().input_manifests.values():
-            if locations.normalise(uri) in found:
-                continue
-            try:
-                manifest = read(uri)
-            except (CorruptPayload, OSError):
-                continue  # shows as "gone" in the graph
-            found[locations.normalise(uri)] = manifest
-            waiting.append(manifest)
-    return [found[uri] for uri in sorted(found)]
 
 
 def warnings_of(tasks: Mapping[str, Task]) -> list[tuple[str, str, int]]:

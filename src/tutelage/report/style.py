@@ -5,7 +5,8 @@
 
 Light and dark by `prefers-color-scheme`, printable, usable by keyboard and screen reader: a skip link, one `h1`, tables with
 captions and header cells (wide ones scroll inside a focusable region), states told by word and sign, never by colour alone.
-Classes for bodies: `facts` (a list of term and value), `table` (the scroll region), `number`, `good`, `bad`, `note`, `changed`.
+Classes for bodies: `facts` (a list of term and value), `table` (the scroll region), `number`, `good`, `bad`, `note`, `changed`,
+`name` (breaks between words and after a slash, never inside a word).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
 
 CSS = """
 :root { color-scheme: light dark; --text: #1b1f24; --soft: #57606a; --line: #d0d7de; --ground: #ffffff; --raised: #f6f8fa;
@@ -41,6 +43,7 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 caption { text-align: left; padding: 0.5rem 0.75rem; color: var(--soft); }
 th, td { text-align: left; vertical-align: top; padding: 0.4rem 0.75rem; border-top: 1px solid var(--line);
   overflow-wrap: anywhere; }
+.name { overflow-wrap: normal; word-break: keep-all; }
 thead th { background: var(--raised); white-space: nowrap; }
 th.number, td.number { text-align: right; white-space: nowrap; overflow-wrap: normal; }
 dl.facts { display: grid; grid-template-columns: max-content 1fr; gap: 0.3rem 1.25rem; margin: 0.75rem 0; }
@@ -93,14 +96,25 @@ FRAME = """<!doctype html>
 def environment() -> Environment:
     """The jinja2 Environment of all pages: values are escaped, an undefined name is an error, blocks leave no blank lines.
 
-    Filters: `number` (1234567 → 1,234,567; 0.00012 → 0.00012; None → "unknown") and `short` (a digest's first 12 characters).
+    Filters: `number` (1234567 → 1,234,567; 0.00012 → 0.00012; None → "unknown"), `short` (a digest's first 12 characters) and
+    `name` (a figure's name or a rule on it, which a narrow column breaks after a slash and not inside a word).
     """
     from jinja2 import Environment, StrictUndefined
 
     made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     made.filters["number"] = number
+    made.filters["name"] = name
     made.filters["short"] = lambda digest: str(digest)[:12]
     return made
+
+
+def name(text: str) -> Markup:
+    """A name such as perplexity/pretrain as HTML that may be broken after its slashes."""
+    from markupsafe import Markup, escape
+
+    return Markup('<span class="name">{}</span>').format(
+        Markup("/<wbr>").join(escape(part) for part in text.split("/"))
+    )
 
 
 def number(value: float | None, digits: int = 4) -> str:

@@ -15,11 +15,9 @@ from typing import Any
 import torch
 
 from tutelage.contracts.chat import prompt_ids
-from tutelage.contracts.models import load_model, load_tokenizer
+from tutelage.contracts.models import end_token_ids, load_model, load_tokenizer
 from tutelage.errors import InvalidInput
 
-#: End of a turn in ChatML, for models whose configuration names another end token.
-CHATML_END = "<|im_end|>"
 REPLACEMENT = "\ufffd"
 
 
@@ -52,16 +50,9 @@ class Engine:
         self.tokenizer = load_tokenizer(folder)
         self.model = load_model(folder, dtype).eval()
         self.window = int(getattr(self.model.config, "max_position_embeddings", 0) or 2048)
-        self._end = self._end_tokens()
+        self._end = end_token_ids(self.model, self.tokenizer)
         # Fast tokenizers raise "Already borrowed" when two threads set them up at once.
         self._tokenizer_lock = threading.Lock()
-
-    def _end_tokens(self) -> frozenset[int]:
-        configured = self.model.generation_config.eos_token_id
-        ends = set(configured if isinstance(configured, list) else [configured]) | {self.tokenizer.eos_token_id}
-        if CHATML_END in self.tokenizer.get_vocab():
-            ends.add(self.tokenizer.convert_tokens_to_ids(CHATML_END))
-        return frozenset(int(end) for end in ends if end is not None)
 
     def chat_ids(self, messages: Sequence[Mapping[str, str]]) -> list[int]:
         """Token ids of a conversation up to where the assistant speaks. Raises InvalidInput without a chat template."""

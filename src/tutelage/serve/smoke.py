@@ -10,6 +10,7 @@ import http.client
 import json
 import os
 import re
+import site
 import socket
 import subprocess
 import sys
@@ -21,16 +22,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
+from tutelage.contracts.masking import mask
 from tutelage.errors import StepFailed
 
-#: What a server may see of its parent's environment: no credentials.
-ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SYSTEMROOT")
+#: What a server may see of its parent's environment. Neither credentials nor HOME, where files with credentials stand.
+ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SYSTEMROOT")
 STOP_SECONDS = 5.0
 LOG_TAIL_LINES = 20
 _SECRET = re.compile(
-    r"[\w.+-]+@[\w-]+\.[\w.-]+"  # mail addresses
-    r"|\b(?:sk|hf|ghp|xox[a-z]|AKIA)[-_]?[A-Za-z0-9_-]{12,}"  # keys of well-known services
-    r"|(?<=://)[^/\s@]+(?=@)"  # user and password in a URI
+    r"\b(?:sk|hf|ghp|xox[a-z]|AKIA)[-_]?[A-Za-z0-9_-]{12,}"  # keys of well-known services
     r"|(?i:(?<=token=)|(?<=password=)|(?<=secret=)|(?<=bearer ))\S+"
 )
 
@@ -119,18 +119,22 @@ class Server:
 
 def masked(text: str) -> str:
     """`text` without mail addresses, keys and passwords."""
-    return _SECRET.sub("[masked]", text)
+    return _SECRET.sub("[masked]", mask(text))
 
 
 @contextmanager
 def served(folder: Path, name: str, *, threads: int, timeout_seconds: float) -> Iterator[Server]:
     """A server of the Model in `folder`, starting: its first answer comes when it is ready. Stopped when the block ends."""
-    with socket.create_server(("127.0.0.1", 0)) as listening, tempfile.TemporaryFile() as log:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as listening,
+        tempfile.TemporaryFile() as log,
+        tempfile.TemporaryDirectory(prefix="tutelage-home-", ignore_cleanup_errors=True) as home,
+    ):
         port, descriptor = listening.getsockname()[1], listening.fileno()
         command = [sys.executable, "-m", "tutelage.serve.server", "--model", str(folder), "--name", name]
         command += ["--threads", str(threads), "--descriptor", str(descriptor), "--leashed"]
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, pass_fds=(descriptor,), env=_environment()
+            command, stdin=subprocess.PIPE, stdout=log, stderr=subprocess.STDOUT, pass_fds=(descriptor,), env=_environment(home)
         )  # fmt: skip
         # Only the child may hold the socket: its death must reset what waits there.
         listening.close()
@@ -140,10 +144,12 @@ def served(folder: Path, name: str, *, threads: int, timeout_seconds: float) -> 
             _stop(process)
 
 
-def _environment() -> dict[str, str]:
+def _environment(home: str) -> dict[str, str]:
     kept = {name: os.environ[name] for name in ENVIRONMENT if name in os.environ}
     paths = [str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]
     return kept | {
+        "HOME": home,
+        "PYTHONUSERBASE": site.getuserbase(),  # packages installed for one user stand below HOME
         "PYTHONPATH": os.pathsep.join(path for path in paths if path),
         "PYTHONUNBUFFERED": "1",
         "HF_HUB_OFFLINE": "1",

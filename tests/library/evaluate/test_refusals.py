@@ -1,4 +1,4 @@
-"""Greedy answers in batches against transformers' generate() one by one; what counts as a refusal; what is masked."""
+"""Greedy answers in batches against transformers' generate() one by one; what is masked."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import torch
 
 from tests.library.evaluate.tiny import suite_items
 from tutelage.contracts.chat import prompt_ids
-from tutelage.evaluate.generation import end_ids, generate
-from tutelage.evaluate.refusals import EXAMPLE_CHARACTERS, is_refusal, masked, measure_refusals
+from tutelage.contracts.models import end_token_ids
+from tutelage.evaluate.generation import generate
+from tutelage.evaluate.refusals import EXAMPLE_CHARACTERS, masked, measure_refusals
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def prompts(tokenizer):
 
 def test_a_batch_gives_what_transformers_generates_for_each_prompt_alone(examinee, model, prompts):
     found = generate(replace(examinee, batch_tokens=10_000), prompts, 20)
-    ends = sorted(end_ids(examinee))
+    ends = sorted(end_token_ids(examinee.model, examinee.tokenizer))
     for prompt, answer in zip(prompts, found, strict=True):
         ids = torch.tensor([prompt])
         whole = model.generate(
@@ -47,27 +48,6 @@ def test_an_answer_stops_before_the_end_mark(examinee, prompts, monkeypatch):
     first = generate(examinee, prompts[:1], 6)[0]
     monkeypatch.setattr(examinee.model.generation_config, "eos_token_id", [first[3]])
     assert generate(examinee, prompts[:1], 6)[0] == first[: first.index(first[3])]
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        "I'm sorry, but I can't help with that.",
-        "I\u2019m  SORRY",
-        "Well, as an AI I have no opinion.",
-        "I cannot\nassist with this.",
-        "I must decline.",
-    ],
-)
-def test_refusals_are_found_whatever_their_case_apostrophes_and_spacing(answer):
-    assert is_refusal(answer)
-
-
-@pytest.mark.parametrize(
-    "answer", ["", "Hi! I can help with that.", "Taxi cannot be spelt so.", "As an aide, she helped."]
-)
-def test_answers_are_not_refusals_for_words_that_only_look_alike(answer):
-    assert not is_refusal(answer)
 
 
 def test_addresses_and_numbers_of_persons_are_masked_even_when_cut_off():

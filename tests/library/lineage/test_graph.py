@@ -8,7 +8,7 @@ from tutelage.contracts import locations
 from tutelage.contracts.digests import digest_of
 from tutelage.contracts.store import Result
 from tutelage.errors import InvalidInput
-from tutelage.lineage.events import masked, payloads_in, read_events
+from tutelage.lineage.events import payloads_in, read_events
 from tutelage.lineage.graph import around, find, from_manifests, of_run, trace
 from tutelage.lineage.tree import render
 
@@ -113,11 +113,6 @@ def test_a_torn_event_line_is_reported_and_an_unfinished_one_is_left_for_later(t
     assert [event["event"] for event in events] == ["started", "warning"]
     assert path.read_bytes()[offset:] == b'{"event": "failed"'
     assert read_events(tmp_path / "absent.jsonl") == ([], 0)
-
-
-def test_addresses_and_credentials_are_masked():
-    text = "jane.doe+x@mail.example.org wrote to https://user:word@host.example/path@v2, see model@main"
-    assert masked(text) == "[e-mail] wrote to https://[credentials]@host.example/path@v2, see model@main"
 
 
 def test_a_run_a_digest_and_a_place_can_be_traced(synthetic_run):

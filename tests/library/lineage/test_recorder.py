@@ -1,8 +1,10 @@
 """The recorder writes what KFP writes, once, whatever happens to a run."""
 
 import json
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -16,7 +18,7 @@ from tutelage.contracts import locations
 from tutelage.contracts.store import Result
 from tutelage.lineage.events import read_events
 from tutelage.lineage.graph import from_manifests, from_metadata, payloads_of_run
-from tutelage.lineage.payloads import CONTAINER, DAG, PIPELINE, PIPELINE_RUN, rebuild
+from tutelage.lineage.payloads import CONTAINER, DAG, PIPELINE, PIPELINE_RUN, put_run, rebuild
 from tutelage.lineage.recorder import Recorder
 from tutelage.lineage.store import open_store
 
@@ -80,13 +82,20 @@ def test_a_run_is_recorded_with_the_types_and_keys_that_kfp_uses(store, syntheti
     assert {"system.Dataset", "system.HTML", "system.Artifact"} <= {artifact.type for artifact in artifacts.values()}
 
 
-def test_executions_are_associated_and_artifacts_attributed_to_run_and_pipeline(store, synthetic_run):
+def attributed(database: Path, context: int) -> set[int]:
+    with closing(sqlite3.connect(database)) as connection:
+        return {
+            row[0] for row in connection.execute("SELECT artifact_id FROM Attribution WHERE context_id = ?", [context])
+        }
+
+
+def test_executions_are_associated_and_artifacts_attributed_to_run_and_pipeline(store, tmp_path, synthetic_run):
     run = synthetic_run()
     run.prepare()
     record(store, run)
     for context in (store.find_context(PIPELINE_RUN, "first"), store.find_context(PIPELINE, "llm-training")):
         assert len(store.executions(context)) == 8
-        assert {artifact.id for artifact in store.artifacts_in(context)} == {item.id for item in store.artifacts()}
+        assert attributed(tmp_path / "lineage.sqlite", context) == {item.id for item in store.artifacts()}
 
 
 def test_consuming_the_same_events_again_writes_nothing(store, tmp_path, synthetic_run):
@@ -176,6 +185,14 @@ def test_a_maker_still_running_is_waited_for_until_the_end_of_the_run(store, syn
     maker = by_label(store, first)["curate"]
     assert by_label(store, second)["curate"].properties["cached_execution_id"] == str(maker.id)
     assert len(store.executions()) == 2 + 3
+
+
+def test_parameters_with_line_breaks_addresses_and_pinned_models_are_recorded_value_by_value(store, synthetic_run):
+    pinned = f"hf://gpt2@{'0123456789' * 4}"
+    parameters = {"base_model": {"uri": pinned}, "note": "x\nbob@example.com"}
+    put_run(store, "first", "llm-training", parameters=parameters)
+    recorded = store.find_execution(DAG, "run/first").properties["inputs"]
+    assert recorded == {"base_model": {"uri": pinned}, "note": "x\n[e-mail]"}
 
 
 def test_a_failed_task_keeps_its_cause_without_personal_data(store, synthetic_run):
@@ -274,6 +291,7 @@ def test_manifests_and_ml_metadata_tell_the_same_lineage(store, synthetic_run):
 
 RECORD = """
 import json, sys
+from contextlib import closing
 from pathlib import Path
 from tutelage.lineage.recorder import Recorder
 from tutelage.lineage.store import open_store

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tutelage.orchestrate.tasks import tasks_of
 from tutelage.plan import surroundings
 from tutelage.plan.recipe import PIPELINES, planned, problems
 from tutelage.plan.surroundings import Surroundings
@@ -226,6 +227,10 @@ def test_what_the_machine_lacks_is_told(
     assert "Java 17" in found[0].message and "free at" in found[3].message
 
 
+#: The plan itself, and the exit handler.
+WITHOUT_A_CONFIG = {"check", "clean"}
+
+
 class Fake:
     """Stands for any artifact of a component's body."""
 
@@ -247,15 +252,35 @@ def handed_over(pipeline: str, parameters: Parameters, monkeypatch: pytest.Monke
         names = body.__code__.co_varnames[: body.__code__.co_argcount]
         body(**{name: (known | more).get(name, Fake()) for name in names})
 
-    for task in planned(pipeline, parameters):
-        if task.step == "train/train":
-            section = {"pretrain": "pretraining", "sft": "finetuning", "dpo": "alignment"}[task.values["objective"]]
-            call(task.step, objective=task.values["objective"], training=known[section])
-        elif task.step == "evaluate/evaluate":
-            call(task.step, role=task.label.removeprefix("evaluate-"))
+    for task in tasks(pipeline):
+        verb, _, rest = task.partition("-")
+        (folder,) = (repository_root() / "components").glob(f"*/{verb}")
+        step = f"{folder.parent.name}/{verb}"
+        if verb == "train":
+            section = {"pretrain": "pretraining", "sft": "finetuning", "dpo": "alignment"}[rest]
+            call(step, objective=rest, training=known[section])
+        elif verb == "evaluate":
+            call(step, role=rest)
         else:
-            call(task.step)
+            call(step)
     return taken
+
+
+def tasks(pipeline: str) -> list[str]:
+    """Labels of the tasks whose Configs a recipe decides: of the compiled pipeline, or planned where there is none yet."""
+    compiled = repository_root() / "compiled" / f"{pipeline}.yaml"
+    if not compiled.is_file():
+        return [task.label for task in planned(pipeline, {})]
+    return [task.label for task in tasks_of(compiled) if task.label not in WITHOUT_A_CONFIG]
+
+
+@pytest.mark.parametrize("pipeline", sorted(path.stem for path in (repository_root() / "compiled").glob("*.yaml")))
+def test_every_task_of_a_compiled_pipeline_is_planned_in_its_order(pipeline: str) -> None:
+    wired = {task.label: task for task in tasks_of(repository_root() / "compiled" / f"{pipeline}.yaml")}
+    plan = [task.label for task in planned(pipeline, {})]
+    assert sorted(plan) == sorted(set(wired) - WITHOUT_A_CONFIG)
+    for place, label in enumerate(plan):
+        assert set(wired[label].after) - WITHOUT_A_CONFIG <= set(plan[:place])
 
 
 @pytest.mark.parametrize("pipeline", sorted(PIPELINES))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from tests.library.release.line import RULES, Line
+from tutelage.contracts.store import finish, payload_files
 from tutelage.contracts.verdicts import create_key_pair, sign
 
 
@@ -66,15 +69,29 @@ def _exchanged(line: Line, name: str) -> None:
 
 def _weights_exchanged_under_the_approved_digest(line: Line) -> None:
     line.alter("model")
-    folder = Path(line.manifests["model"].location)
-    config = folder / "config.json"
+    config = Path(line.manifests["model"].location) / "config.json"
     config.write_text(config.read_text().replace("{", '{"rope_theta": 5, ', 1))
-    (folder / "manifest.json").unlink()
-    from dataclasses import replace
+    _manifest_made_to_fit(line, "model")
 
-    from tutelage.contracts.store import finish, payload_files
 
-    line.manifests["model"] = finish(replace(line.manifests["model"], files=payload_files(str(folder))))
+def _figures_exchanged_under_the_approved_digest(line: Line, name: str, file: str) -> None:
+    line.alter(name)
+    path = Path(line.manifests[name].location) / file
+    body = json.loads(path.read_text())
+    body["figures"][0]["baseline" if name == "comparison" else "value"] = 1.01
+    path.write_text(json.dumps(body))
+    _manifest_made_to_fit(line, name)
+
+
+def _metrics_exchanged(line: Line) -> None:
+    line.alter("candidate", metrics={**line.manifests["candidate"].metrics, "perplexity_pretrain": 1.01})
+
+
+def _manifest_made_to_fit(line: Line, name: str) -> None:
+    """What an attacker with the store's keys does: files listed anew, content digest kept."""
+    folder = line.manifests[name].location
+    (Path(folder) / "manifest.json").unlink()
+    line.manifests[name] = finish(replace(line.manifests[name], files=payload_files(folder)))
 
 
 ATTACKS: dict[str, tuple[Callable[[Line], None], str]] = {
@@ -94,4 +111,13 @@ ATTACKS: dict[str, tuple[Callable[[Line], None], str]] = {
         _weights_exchanged_under_the_approved_digest,
         "the model's files are not the approved model",
     ),
+    "scorecard exchanged under the approved digest": (
+        lambda line: _figures_exchanged_under_the_approved_digest(line, "candidate", "scorecard.json"),
+        "the scorecard's figures are not the approved ones",
+    ),
+    "comparison exchanged under the approved digest": (
+        lambda line: _figures_exchanged_under_the_approved_digest(line, "comparison", "comparison.json"),
+        "the comparison's figures are not the approved ones",
+    ),
+    "other metrics in the scorecard's manifest": (_metrics_exchanged, "names other figures than its payload"),
 }

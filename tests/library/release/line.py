@@ -13,8 +13,10 @@ from tutelage.contracts import tables
 from tutelage.contracts.digests import digest_of
 from tutelage.contracts.manifest import Manifest, read
 from tutelage.contracts.models import model_digest
+from tutelage.contracts.scorecards import scorecard_digest
 from tutelage.contracts.store import finish, payload_files
 from tutelage.contracts.verdicts import KeyPair, create_key_pair
+from tutelage.evaluate.scorecard import ITEMS
 from tutelage.step import Request, execute, load
 
 RULES = [{"figure": "perplexity/pretrain", "must_be": "better"}, {"figure": "accuracy/arithmetic", "minimum": 0.2}]
@@ -106,11 +108,11 @@ def _text(path: Path, text: str) -> str:
     return digest_of(text)
 
 
-def make_line(root: Path, write_model: Any = None) -> Line:
+def make_line(root: Path, write_model: Any = None, corpus: Any = ()) -> Line:
     """A line that passes RULES. `write_model(folder)` writes the candidate and gives its chat probe; three numbers stand
-    for a candidate by default."""
+    for a candidate by default. `corpus` is what the base model says of its tokenizer's."""
     trained = root / "trained"
-    trained.mkdir()
+    trained.mkdir(parents=True)
     chat_probe = (write_model or _model)(trained)
     line = Line(root)
     keys: KeyPair = create_key_pair(root / "keys")
@@ -145,7 +147,7 @@ def make_line(root: Path, write_model: Any = None) -> Line:
         "model",
         "plan/acquire",
         {},
-        details={"origin": "initialised", "objective": None},
+        details={"origin": "initialised", "objective": None, "tokenizer_corpus": list(corpus)},
         licences={"Apache-2.0": 1},
     )
     line.put("tokens", "tokens", "data/tokenize", {"splits": "splits", "model": "base"}, rows=8)
@@ -155,7 +157,7 @@ def make_line(root: Path, write_model: Any = None) -> Line:
     for name, side in (("baseline", 0), ("candidate", 1)):
         of = {"model": "base" if side == 0 else "model", "splits": "splits", "suite": "suite"}
         line.put(name, "scorecard", "evaluate/evaluate", of, write=lambda folder, side=side: _scorecard(folder, side),
-                 metrics={"perplexity_pretrain": FIGURES["perplexity/pretrain"][side]})  # fmt: skip
+                 metrics={figure.replace("/", "_"): values[side] for figure, values in FIGURES.items()})  # fmt: skip
     line.put(
         "comparison",
         "comparison",
@@ -203,10 +205,15 @@ def _scorecard(folder: Path, side: int) -> str:
         for name, values in FIGURES.items()
     ]
     body = {"figures": figures, "not_measured": [{"name": "perplexity/sft", "why": "no held-out rows of phase <sft>"}]}
-    return _text(folder / "scorecard.json", json.dumps(body))
+    items = [{"name": name, "item": f"item-{index}", "value": values[side], "weight": 1.0}
+             for name, values in FIGURES.items() for index in range(2)]  # fmt: skip
+    (folder / "scorecard.json").write_text(json.dumps(body))
+    return scorecard_digest(body, tables.write(items, str(folder), "items", ITEMS).hexdigest())
 
 
 def _comparison(folder: Path) -> str:
     keys = ("baseline", "candidate", "difference", "low", "high", "verdict", "lower_is_better")
     figures = [{"name": name, **dict(zip(keys, values, strict=True)), "items": 40} for name, values in FIGURES.items()]
-    return _text(folder / "comparison.json", json.dumps({"confidence": 0.95, "figures": figures}))
+    body = {"confidence": 0.95, "figures": figures}
+    (folder / "comparison.json").write_text(json.dumps(body))
+    return digest_of(body)

@@ -8,7 +8,7 @@ import pytest
 from tests.library.release.line import RULES, Line, make_line
 from tutelage.report.intervals import interval_plot
 
-VOID = {"meta", "br", "link", "img", "input", "hr"}
+VOID = {"meta", "br", "wbr", "link", "img", "input", "hr"}
 FIGURE = {
     "name": "a",
     "difference": -0.5,

@@ -21,7 +21,7 @@ NEEDS = {
     "evaluate-candidate": ("acquire", "split", "train-sft"), "compare": ("evaluate-baseline", "evaluate-candidate"),
     "decide": ("compare", "train-sft"), "enforce": ("decide",), "deploy": ("enforce",), "clean": (),
 }  # fmt: skip
-VOID = {"meta", "link", "br", "hr", "img", "input", "line", "rect", "path", "circle", "polyline"}
+VOID = {"meta", "link", "br", "wbr", "hr", "img", "input", "line", "rect", "path", "circle", "polyline"}
 
 
 class Page(HTMLParser):
@@ -198,6 +198,16 @@ def test_a_retried_task_shows_its_last_try(synthetic_run):
     page = page_of(run)
     assert "2 tries" in page.text
     assert "What went wrong" not in page.text
+
+
+def test_the_command_is_shown_whether_it_is_on_record_as_words_or_as_a_line(synthetic_run):
+    run = synthetic_run()
+    run.data()
+    run.close("done")
+    assert "tutelage run recipes/tiny.yaml" in page_of(run).text
+    file = run.folder / "run.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "command": "tutelage run recipes/tiny.yaml"}))
+    assert "tutelage run recipes/tiny.yaml" in page_of(run).text
 
 
 def test_every_state_has_a_sign_or_words_of_its_own():

@@ -35,3 +35,11 @@ def test_values_are_escaped_and_forgotten_ones_are_errors() -> None:
 )
 def test_numbers_are_shown_for_readers(value: float | None, shown: str) -> None:
     assert number(value) == shown
+
+
+def test_a_name_breaks_after_its_slashes_and_is_escaped():
+    from tutelage.report.style import name
+
+    assert name("perplexity/pretrain") == '<span class="name">perplexity/<wbr>pretrain</span>'
+    assert name("a<b/c") == '<span class="name">a&lt;b/<wbr>c</span>'
+    assert ".name { overflow-wrap: normal" in page("A", "b")

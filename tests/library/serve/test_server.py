@@ -10,7 +10,6 @@ import pytest
 
 from tests.library.serve.tiny_model import write_tiny_model
 from tutelage.contracts.models import model_digest
-from tutelage.serve.probes import is_refusal
 from tutelage.serve.smoke import Server, masked, served
 
 CHAT = "/openai/v1/chat/completions"
@@ -40,6 +39,16 @@ def test_the_server_listens_on_loopback_alone(server):
     # psutil 6 renamed it.
     connections = (getattr(process, "net_connections", None) or process.connections)("inet")
     assert {connection.laddr.ip for connection in connections} == {"127.0.0.1"}
+
+
+def test_the_server_sees_neither_credentials_nor_the_home_they_stand_in(model, monkeypatch):
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    with served(model, "tiny", threads=1, timeout_seconds=60) as server:
+        seen = psutil.Process(server.process.pid).environ()
+        assert "AWS_SECRET_ACCESS_KEY" not in seen and seen["HOME"] != str(Path.home())
+        assert list(Path(seen["HOME"]).iterdir()) == []
+        assert server.get("/v2/health/ready").body == {"ready": True}
+    assert not Path(seen["HOME"]).exists()
 
 
 def test_models_are_listed_by_name_and_digest(server, model):
@@ -145,22 +154,7 @@ def test_the_server_dies_with_a_parent_that_is_killed(model):
 
 def test_what_a_server_wrote_is_shown_without_addresses_and_secrets():
     text = masked("mail a.b@c.org key hf_abcdefghijklmnop at https://user:word@host/x token=abc123 done")
-    assert text == "mail [masked] key [masked] at https://[masked]@host/x token=[masked] done"
-
-
-@pytest.mark.parametrize(
-    ("answer", "refused"),
-    [
-        ("I\u2019m sorry, but no.", True),
-        ("I cannot help with that.", True),
-        ("As an AI, no.", True),
-        ("Here is how you do it.", False),
-        ("I can help with that.", False),
-        ("", False),
-    ],
-)
-def test_refusals_are_told_by_their_words(answer, refused):
-    assert is_refusal(answer) is refused
+    assert text == "mail [e-mail] key [masked] at https://[credentials]@host/x token=[masked] done"
 
 
 def test_deploying_loads_neither_torch_nor_kserve_into_the_step():

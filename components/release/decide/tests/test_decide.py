@@ -1,9 +1,12 @@
+import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.library.release.line import RULES, Line, make_line
+from tutelage.contracts.store import finish
 from tutelage.contracts.verdicts import create_key_pair
 
 
@@ -117,6 +120,77 @@ def test_scorecards_on_another_suite_are_refused(line):
     assert any("baseline met another suite" in reason for reason in decided(line)["reasons"])
 
 
+def earlier_phase(line: Line, **inputs: str) -> None:
+    """Put a phase between base and model, as a pipeline with two phases has."""
+    line.put("pretrained", "model", "train/train", {"tokens": "tokens", "base": "base", **inputs}, salt="pretrained",
+             licences={"Apache-2.0": 1}, details={"objective": "pretrain", "stopped": None})  # fmt: skip
+    former, pretrained = line.manifests["model"], line.manifests["pretrained"]
+    line.alter("model", inputs={**former.inputs, "base": pretrained.content_digest},
+               input_manifests={**former.input_manifests, "base": pretrained.uri})  # fmt: skip
+
+
+def test_the_baseline_must_be_the_model_that_training_started_from(line):
+    line.put("weaker", "model", "plan/acquire", {}, salt="weaker", licences={"Apache-2.0": 1})
+    line.put("baseline", "scorecard", "evaluate/evaluate", {"model": "weaker", "splits": "splits", "suite": "suite"})
+    baseline = line.manifests["baseline"]
+    former = line.manifests["comparison"]
+    line.alter("comparison", inputs={**former.inputs, "baseline": baseline.content_digest},
+               input_manifests={**former.input_manifests, "baseline": baseline.uri})  # fmt: skip
+    reasons = decided(line)["reasons"]
+    assert len(reasons) == 1 and "the baseline is a scorecard of model" in reasons[0]
+
+
+def test_with_several_phases_the_baseline_is_the_model_before_the_first(line):
+    earlier_phase(line)
+    assert decided(line)["reasons"] == []
+    line.alter(
+        "baseline", inputs={**line.manifests["baseline"].inputs, "model": line.manifests["pretrained"].content_digest}
+    )
+    assert any("the baseline is a scorecard of model" in reason for reason in decided(line)["reasons"])
+
+
+def test_an_earlier_phase_on_other_tokens_breaks_the_provenance(line):
+    line.put("foreign", "tokens", "data/tokenize", {"splits": "splits", "model": "base"}, salt="foreign", rows=8)
+    earlier_phase(line, tokens="foreign")
+    assert decided(line)["reasons"] == ["pretrain was trained on other tokens"]
+
+
+def test_manifests_altered_to_come_from_each_other_do_not_hang_the_gate(line):
+    base = line.manifests["base"]
+    folder = Path(base.location)
+    (folder / "manifest.json").unlink()
+    altered = replace(base, inputs={"base": base.content_digest}, input_manifests={"base": base.uri})
+    line.manifests["base"] = finish(altered)
+    assert any("are gone or changed" in reason for reason in decided(line)["reasons"])
+
+
+def test_a_tokenizer_trained_on_text_without_a_licence_is_refused_whatever_the_policy_says(line):
+    for licence, verdict in (("MIT", "PASS"), ("NOASSERTION", "FAIL")):
+        fresh = make_line(
+            line.root / licence, corpus=[{"uri": "x", "licence": "MIT"}, {"uri": "y", "licence": licence}]
+        )
+        found = decided(fresh, unlicensed_sources="drop")
+        assert found["verdict"] == verdict
+    assert found["reasons"] == ["the tokenizer was trained on 1 of 2 sources without a known licence"]
+
+
+def test_unknown_licences_of_suite_items_are_reported_and_refuse_nothing(line):
+    line.alter("suite", licences={"MIT": 1, "NOASSERTION": 1})
+    verdict = decided(line)
+    (check,) = [check for check in verdict["checks"] if check["id"] == "suite_licences"]
+    assert verdict["verdict"] == "PASS" and "none is known for 1 items" in check["why"]
+
+
+def test_every_check_has_a_name_of_its_own_for_programs(line):
+    rules = [{"figure": "perplexity/pretrain", "must_be": "better", "maximum": 900}]
+    names = [check["id"] for check in decided(line, rules=rules)["checks"]]
+    assert len(set(names)) == len(names)
+    assert {"budget", "licences", "rule:perplexity/pretrain:must_be", "rule:perplexity/pretrain:maximum"} <= set(names)
+    line.alter("model", details={**line.manifests["model"].details, "stopped": "budget"})
+    failed = [check["id"] for check in decided(line)["checks"] if not check["passed"]]
+    assert failed == ["budget"]
+
+
 def test_training_stopped_by_its_budget_needs_the_policys_consent(line):
     line.alter("model", details={**line.manifests["model"].details, "stopped": "budget"})
     assert "training was stopped early (pretrain: budget)" in decided(line)["reasons"][0]
@@ -159,7 +233,7 @@ def test_the_page_says_the_verdict_first_and_what_did_not_move(line):
         page.index("This model may be released") < page.index("What was checked") < page.index("Against the baseline")
     )
     assert "The candidate is better than the baseline on perplexity/pretrain" in page
-    assert "no difference can be told on accuracy/arithmetic" in page
+    assert "the candidate is worse than the baseline on refusal/harmless; nothing moved on accuracy/arithmetic" in page
     assert "cannot be told: did not move" in page
     for shown in ("▲ better", "▼ worse", "too short: 2", "&lt;EMAIL_ADDRESS&gt;", "Apache-2.0", "Provenance", "<svg"):
         assert shown in page
@@ -187,3 +261,21 @@ def test_a_wrong_policy_is_an_input_error(line):
     ):
         with pytest.raises(InvalidInput):
             decided(line, rules=rules)
+
+
+def test_what_a_step_writes_is_utf8_whatever_the_locale():
+    """A container without LANG writes ASCII unless told otherwise: a licence or a name with an accent ended the run."""
+    root = Path(__file__).parents[4]
+    for folder in (
+        "src/tutelage/release",
+        "src/tutelage/serve",
+        "src/tutelage/plan",
+        "src/tutelage/report",
+        "components",
+    ):
+        for path in sorted((root / folder).rglob("*.py")):
+            if {"tests", "train"} & set(path.parts):
+                continue
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in ("write_text", "read_text"):
+                    assert "encoding" in {word.arg for word in node.keywords}, f"{path}:{node.lineno}"

@@ -13,8 +13,14 @@ CONFIG = {"release": {"rules": RULES}}
 
 
 def servers() -> list[psutil.Process]:
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "tutelage.serve.server" in " ".join(child.cmdline())]
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        try:
+            if "tutelage.serve.server" in " ".join(child.cmdline()):
+                found.append(child)
+        except (psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    return found
 
 
 def released(root: Path) -> Line:

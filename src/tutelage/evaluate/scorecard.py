@@ -126,7 +126,9 @@ def write(measured: Measured, location: str, about: Mapping[str, Any]) -> tuple[
         "coverage": dict(sorted(measured.coverage.items())),
         "examples": measured.examples,
     }
-    rows = sorted(measured.items, key=lambda row: (row["name"], row["item"]))
+    # As floats, as the column holds them: whoever reads the rows back must find the same digest.
+    numbers = [{**row, "value": float(row["value"]), "weight": float(row["weight"])} for row in measured.items]
+    rows = sorted(numbers, key=lambda row: (row["name"], row["item"]))
     items_digest = tables.write(rows, location, "items", ITEMS).hexdigest()
     text = json.dumps(body, indent=1, ensure_ascii=False, allow_nan=False)
     locations.write_bytes(locations.join(location, SCORECARD_NAME), text.encode())

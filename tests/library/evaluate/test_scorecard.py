@@ -7,6 +7,9 @@ import math
 import pytest
 
 from tests.library.evaluate.tiny import finished
+from tutelage.contracts import RowsDigest, tables
+from tutelage.contracts.manifest import read_json
+from tutelage.contracts.scorecards import scorecard_digest
 from tutelage.errors import CorruptPayload, StepFailed
 from tutelage.evaluate import scorecard
 from tutelage.evaluate.scorecard import EXPONENTIAL, Item, Measured, weighted_mean
@@ -55,3 +58,11 @@ def test_an_item_that_stands_twice_is_refused(tmp_path):
 def test_sums_do_not_depend_on_the_order_of_items():
     items = [Item(str(index), 1 / (index + 1), index + 0.5) for index in range(1000)]
     assert weighted_mean(items) == weighted_mean(items[::-1])
+
+
+def test_the_digest_is_found_again_in_what_was_written_although_weights_were_whole_numbers(tmp_path):
+    digest, _, _ = scorecard.write(measured_of(), str(tmp_path), ABOUT)
+    made = finished("scorecard", tmp_path, digest)
+    items = RowsDigest()
+    items.update(tables.read(made, "items"))
+    assert scorecard_digest(read_json(made, "scorecard.json"), items.hexdigest()) == digest

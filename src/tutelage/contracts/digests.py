@@ -12,10 +12,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    # Imported where rows are added: every task of a run imports this module, and few of them add rows.
+    import numpy as np
+    from numpy.typing import NDArray
 
 LTHASH_NUMBERS = 1024
 
@@ -35,6 +37,8 @@ class RowsDigest:
 
     def __init__(self, state: bytes | None = None, rows: int = 0) -> None:
         """Start empty, or from another's `state()` and row count."""
+        import numpy as np
+
         self._sum: NDArray[np.uint32] = (
             np.zeros(LTHASH_NUMBERS, dtype="<u4") if state is None else np.frombuffer(state, dtype="<u4").copy()
         )
@@ -42,6 +46,8 @@ class RowsDigest:
 
     def add(self, row: Mapping[str, Any] | bytes) -> None:
         """Add one row: a mapping of JSON values, or its canonical bytes."""
+        import numpy as np
+
         data = row if isinstance(row, bytes) else canonical_json(row)
         self._sum += np.frombuffer(hashlib.shake_256(data).digest(4 * LTHASH_NUMBERS), dtype="<u4")
         self.rows += 1

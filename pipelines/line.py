@@ -32,12 +32,11 @@ from components.release.enforce.component import enforce
 from components.release.register.component import register
 from components.serve.deploy.component import deploy
 from components.train.train.component import train
+from tutelage.plan.recipe import PHASES
 from tutelage.step import describe, repository_root, step_names
 
 #: What the run form shows before anything is typed: the tiny recipe.
 DEFAULTS: Mapping[str, Any] = yaml.safe_load((repository_root() / "recipes" / "tiny.yaml").read_text())["parameters"]
-#: Run parameter → training objective, in the order in which phases follow each other.
-PHASES = {"pretraining": "pretrain", "finetuning": "sft", "alignment": "dpo"}
 
 
 #: What a pod needs that only starts a job and follows it; the job's own pods get what component.yaml says.

@@ -10,23 +10,43 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
+import yaml
 
 from tests.end_to_end.command_line import ROOT, TinyRun, processes_of, tutelage
 from tests.end_to_end.test_tiny import digests
 
 SETTLE_SECONDS = 8.0
+TINY = "recipes/tiny.yaml"
 
 
-def run_and_kill(runs: Path, label: str, after_seconds: float, chance: random.Random) -> str | None:
-    """Start the tiny recipe; kill -9 one of its processes at random `after_seconds` into task `label`.
+def small_recipe(folder: Path) -> str:
+    """The tiny recipe with a tenth of the work, so that twenty runs fit into half an hour."""
+    body = yaml.safe_load((ROOT / "recipes" / "tiny.yaml").read_text())
+    parameters = body["parameters"]
+    for source in parameters["sources"]:
+        source["limit"] = 60
+    parameters["base_model"]["initialise"].update(hidden_size=64, layers=2, attention_heads=4, intermediate_size=128)
+    parameters["finetuning"]["epochs"] = 1
+    parameters["evaluation"].update(maximum_heldout_rows=8, maximum_new_tokens=4, maximum_suite_items=8)
+    parameters["policy"]["split"]["minimum_heldout"] = 8
+    parameters["policy"]["release"]["rules"] = [{"figure": "perplexity/pretrain", "must_be": "better"}]
+    for section in ("pretraining", "finetuning", "alignment"):
+        parameters[section]["checkpoints"] = {"every_steps": 2}
+    (folder / "small.yaml").write_text(yaml.safe_dump(body))
+    return str(folder / "small.yaml")
+
+
+def run_and_kill(recipe: str, runs: Path, label: str, after_seconds: float, chance: random.Random) -> str | None:
+    """Start the recipe; kill -9 one of its processes at random `after_seconds` into task `label`.
 
     Gives the killed process's command, or None when the run was over before.
     """
     with subprocess.Popen(
-        [sys.executable, "-m", "tutelage", "run", "recipes/tiny.yaml", "--runs", str(runs), "--json"],
+        [sys.executable, "-m", "tutelage", "run", recipe, "--runs", str(runs), "--json"],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as command:  # fmt: skip
@@ -67,11 +87,11 @@ def nothing_left(runs: Path) -> bool:
     return False
 
 
-def finishes_equal(tiny: TinyRun, runs: Path) -> None:
+def finishes_equal(recipe: str, undisturbed: dict[str, Any], runs: Path) -> None:
     """The same command again ends well, with the digests of the undisturbed run."""
-    ended = tutelage("run", "recipes/tiny.yaml", "--runs", str(runs), "--json")
+    ended = tutelage("run", recipe, "--runs", str(runs), "--json")
     assert ended.exit_code == 0, ended.err
-    assert without_keys(digests(ended.json)) == without_keys(digests(tiny.record))
+    assert without_keys(digests(ended.json)) == without_keys(digests(undisturbed))
     assert nothing_left(runs)
 
 
@@ -86,16 +106,16 @@ def without_keys(found: dict[str, str]) -> dict[str, str]:
 def test_two_kills_one_in_spark_and_one_in_training_change_nothing(tiny: TinyRun, tmp_path: Path) -> None:
     chance = random.Random(7)
     for label, after in (("deduplicate", 4.0), ("train-sft", 9.0)):
-        killed = run_and_kill(tmp_path, label, after, chance)
+        killed = run_and_kill(TINY, tmp_path, label, after, chance)
         assert killed is not None, f"the run ended before {label} could be killed"
         assert nothing_left(tmp_path), [process.cmdline() for process in processes_of(tmp_path)]
-    finishes_equal(tiny, tmp_path)
+    finishes_equal(TINY, tiny.record, tmp_path)
 
 
 @pytest.mark.timeout(1200)
 def test_killing_the_command_line_itself_leaves_nothing_running(tmp_path: Path) -> None:
     with subprocess.Popen(
-        [sys.executable, "-m", "tutelage", "run", "recipes/tiny.yaml", "--runs", str(tmp_path)],
+        [sys.executable, "-m", "tutelage", "run", TINY, "--runs", str(tmp_path)],
         cwd=ROOT, env={**os.environ, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},
         stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     ) as command:  # fmt: skip
@@ -109,18 +129,23 @@ def test_killing_the_command_line_itself_leaves_nothing_running(tmp_path: Path) 
 
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
-def test_twenty_kills_at_random_moments_change_nothing(tiny: TinyRun, tmp_path: Path) -> None:
+def test_twenty_kills_at_random_moments_change_nothing(tmp_path: Path) -> None:
     chance = random.Random(20)
+    recipe = small_recipe(tmp_path)
+    undisturbed = tutelage("run", recipe, "--runs", str(tmp_path / "undisturbed"), "--json")
+    assert undisturbed.exit_code == 0, undisturbed.err
     labels = ["ingest", "curate", "deduplicate", "split", "tokenize", "train-pretrain", "train-sft", "train-dpo"]
     labels += ["evaluate-baseline", "evaluate-candidate", "compare", "decide", "deploy"]
-    done = 0
+    kills: list[str] = []
     for number in range(60):
-        if done == 20:
+        runs = tmp_path / str(number // 5)
+        killed = run_and_kill(recipe, runs, chance.choice(labels), chance.uniform(0, 8), chance)
+        if killed is not None:
+            kills.append(killed)
+            print(len(kills), killed, flush=True)
+        assert nothing_left(runs), [process.cmdline() for process in processes_of(runs)]
+        if number % 5 == 4 or len(kills) == 20:
+            finishes_equal(recipe, undisturbed.json, runs)
+        if len(kills) == 20:
             break
-        runs = tmp_path / str(number // 4)
-        killed = run_and_kill(runs, chance.choice(labels), chance.uniform(0, 10), chance)
-        done += killed is not None
-        assert nothing_left(runs)
-        if number % 4 == 3:
-            finishes_equal(tiny, runs)
-    assert done == 20
+    assert len(kills) == 20

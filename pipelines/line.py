@@ -32,7 +32,6 @@ from components.release.enforce.component import enforce
 from components.release.register.component import register
 from components.serve.deploy.component import deploy
 from components.train.train.component import train
-from tutelage.plan.recipe import PHASES
 from tutelage.step import describe, repository_root, step_names
 
 #: What the run form shows before anything is typed: the tiny recipe.
@@ -41,6 +40,9 @@ DEFAULTS: Mapping[str, Any] = yaml.safe_load((repository_root() / "recipes" / "t
 
 #: What a pod needs that only starts a job and follows it; the job's own pods get what component.yaml says.
 LAUNCHER = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}}
+
+#: Run parameter → training objective, in the order in which phases follow each other; plan.recipe holds the same.
+PHASES = {"pretraining": "pretrain", "finetuning": "sft", "alignment": "dpo"}
 
 
 def task(component: Any, **arguments: Any) -> Any:

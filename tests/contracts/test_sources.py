@@ -357,3 +357,13 @@ def test_a_models_pickle_files_stay_on_the_hub(hub: str, tmp_path: Path) -> None
 def test_a_repository_that_the_hub_lacks_is_an_input_error(hub: str, tmp_path: Path) -> None:
     printed = fetch_in_child(f"hf://datasets/org/nothing@{COMMIT}", tmp_path / "cache")
     assert printed.startswith("invalid:") and "org/nothing" in printed and "hint:" in printed
+
+
+def test_a_file_whose_name_is_no_utf_8_is_read_under_a_name_that_can_be_recorded(tmp_path: Path) -> None:
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    Path(os.fsdecode(os.fsencode(folder) + b"/caf\xe9.txt")).write_text("text")
+    fetched = fetch(str(folder), tmp_path / "cache")
+    (name, path), *others = fetched.files((".txt",))
+    assert (name, path.read_text(), others) == ("caf\\udce9.txt", "text", [])
+    assert len(fetched.digest) == 64

@@ -85,7 +85,7 @@ class Fetched:
         """
         if self.path.is_file():
             return [(self.path.name, self.path)]
-        found = [(path.relative_to(self.path).as_posix(), path) for path in self.path.rglob("*") if path.is_file()]
+        found = [(name_below(self.path, path), path) for path in self.path.rglob("*") if path.is_file()]
         return sorted(item for item in found if not suffixes or item[1].suffix in suffixes)
 
 
@@ -219,7 +219,12 @@ def content_digest(path: Path) -> str:
     if path.is_file():
         return locations.sha256_of(str(path))
     files = sorted(item for item in path.rglob("*") if item.is_file())
-    return files_digest((item.relative_to(path).as_posix(), locations.sha256_of(str(item))) for item in files)
+    return files_digest((name_below(path, item), locations.sha256_of(str(item))) for item in files)
+
+
+def name_below(folder: Path, path: Path) -> str:
+    """Relative POSIX path of a file; bytes of its name that are no UTF-8 as \\udcXX, so that it can be recorded."""
+    return path.relative_to(folder).as_posix().encode(errors="backslashreplace").decode()
 
 
 def _objects_folder(digest: str, within: str, cache: Path) -> Path:

@@ -75,6 +75,7 @@ def masked(row: Mapping[str, Any]) -> tuple[dict[str, Any], Counter[str]]:
         if kept[name] is not None:
             kept[name] = [{"role": turn["role"], "content": clean(turn["content"])} for turn in kept[name]]
     kept["source"], kept["group"] = clean(kept["source"]), clean(kept["group"])
+    kept["language"] = None if kept["language"] is None else clean(kept["language"])
     metadata = tables.metadata_of(kept)
     if any(isinstance(value, str) for value in metadata.values()):
         changed, counts = personal_data.mask_values(metadata)

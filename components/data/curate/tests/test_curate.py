@@ -73,6 +73,7 @@ def test_personal_data_is_masked_everywhere_and_shown_nowhere(run_step, payload,
             source=f"mail/{PLANTED['email']}.txt",
             group=PLANTED["email"],
             metadata=f'{{"by":"{PLANTED["email"]}"}}',
+            language=PLANTED["email"],
         )
     )
     rows.append(document("too short", source=f"mail/{PLANTED['email']}.txt"))
@@ -82,7 +83,7 @@ def test_personal_data_is_masked_everywhere_and_shown_nowhere(run_step, payload,
         assert secret not in found
     assert "Jane" not in locations.read_bytes(manifest.uri).decode()
     counts = manifest.details["personal_data"]
-    assert counts == {"email": 7, "phone": 4, "iban": 2, "card": 2, "ip_address": 2, "api_key": 2, "private_key": 2}
+    assert counts == {"email": 8, "phone": 4, "iban": 2, "card": 2, "ip_address": 2, "api_key": 2, "private_key": 2}
     assert "Please contact Jane Doe: <EMAIL> or <EMAIL>." in found
     kept = {row["id"] for row in tables.read(manifest)}
     assert kept == {row["id"] for row in rows[:-1]}, "masking changes no id"

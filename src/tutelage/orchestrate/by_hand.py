@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,8 +23,6 @@ def run_step(
     name: str, inputs: Sequence[str], outputs: Sequence[str], assignments: Sequence[str], settings: Sequence[str]
 ) -> dict[str, dict[str, str]]:
     """Run step `name` and give its outputs' kind, digest and manifest. Raises the error of the exit code it ends with."""
-    import os
-
     description = describe(name)
     command = [sys.executable, str(repository_root() / "components" / name / "step.py")]
     for flag, values in (("--in", inputs), ("--out", outputs), ("--set", assignments), ("--setting", settings)):

@@ -126,7 +126,7 @@ def conclude(record: RunRecord, events: Sequence[Mapping[str, Any]], exit_code: 
 def _note_artifact(record: RunRecord, name: str, made: manifest.Manifest) -> None:
     record.artifacts[name] = {"kind": made.kind, "digest": made.content_digest, "manifest": made.uri}
     if made.kind == "verdict":
-        verdict = json.loads(locations.read_bytes(made.file("verdict.json")))
+        verdict = manifest.read_json(made, "verdict.json")
         record.verdict = str(verdict["verdict"])
         record.failed_checks = [check["id"] for check in verdict["checks"] if not check["passed"]]
     if made.kind == "page":

@@ -23,7 +23,7 @@ from tutelage.config import build
 from tutelage.contracts import locations
 from tutelage.contracts.digests import digest_of
 from tutelage.contracts.locks import step_lock
-from tutelage.contracts.manifest import OUTCOME_NAME, Manifest, read, verify
+from tutelage.contracts.manifest import Manifest, read, verify
 from tutelage.contracts.sources import pinned
 from tutelage.contracts.store import Store, new_attempt, step_key
 from tutelage.errors import BudgetSpent, GateRefused, InvalidInput, StepFailed, StoreError, TutelageError
@@ -262,6 +262,3 @@ def _follow_supervisor() -> None:
         os._exit(137)
 
     threading.Thread(target=watch, name="supervisor", daemon=True).start()
-
-
-__all__ = ["OUTCOME_NAME", "Artifact", "error_of", "launch"]

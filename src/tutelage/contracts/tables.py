@@ -41,7 +41,8 @@ ROWS = pa.schema(
 SPLIT_ROWS = ROWS.append(pa.field("split", pa.string(), nullable=False))
 #: Dropped rows: which, why, and enough to find it again, never its text.
 DROPPED = pa.schema([("id", pa.string()), ("reason", pa.string()), ("source", pa.string()), ("detail", pa.string())])
-#: Evaluation items. `type` is multiple_choice, harmful or harmless; the last two have no choices.
+#: Evaluation items. `type` is multiple_choice, stereotype (two choices, the stereotyping one first), harmful or harmless; the
+#: last two have no choices. Choices keep their white space, as code needs it.
 SUITE_ITEMS = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -68,6 +69,21 @@ def text_of(row: Mapping[str, Any]) -> str:
         message["content"] for name in ("messages", "prompt", "chosen", "rejected") for message in row.get(name) or ()
     ]
     return "\n".join(parts)
+
+
+#: Metadata of a pair: which of `chosen` and `rejected` were written for many prompts at once, separated by commas.
+CANNED = "canned"
+
+
+def own_text(row: Mapping[str, Any]) -> str:
+    """`text_of` without canned answers: what makes two rows the same, or one a leak of the other.
+
+    A hundred prompts with four refusals among them are a hundred rows, though most of their words are the refusals'.
+    """
+    if f'"{CANNED}"' not in (row.get("metadata") or ""):
+        return text_of(row)
+    canned = str(metadata_of(row).get(CANNED, "")).split(",")
+    return text_of({name: value for name, value in row.items() if name not in canned})
 
 
 def row_id(row: Mapping[str, Any]) -> str:

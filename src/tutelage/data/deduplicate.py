@@ -27,7 +27,7 @@ from tutelage.data.words import Hashes, plain_words, shingles
 if TYPE_CHECKING:
     from pyspark import Broadcast
 
-COLUMNS = ["id", "phase", "text", "messages", "prompt", "chosen", "rejected"]
+COLUMNS = ["id", "phase", "text", "messages", "prompt", "chosen", "rejected", "metadata"]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class Fingerprints:
         """Keys of a chunk's rows."""
         ids, exact, bands = [], [], []
         for row in chunk.read(COLUMNS):
-            words = plain_words(tables.text_of(row))
+            words = plain_words(tables.own_text(row))
             ids.append(row["id"])
-            exact.append(exact_key(row["phase"], " ".join(words) if words else tables.text_of(row)))
+            exact.append(exact_key(row["phase"], " ".join(words) if words else tables.own_text(row)))
             # Phases never meet: the phase is part of every shingle's hash.
             bands.append(bands_of(_of_phase(shingles(words, self.shingle_words), row["phase"])))
         return Keys(ids, exact, np.array(bands, dtype=np.uint64).reshape(len(ids), -1))
@@ -68,7 +68,7 @@ class Shingles:
         """Row id → sorted distinct shingle hashes."""
         wanted = self.wanted.value
         return {
-            row["id"]: _of_phase(shingles(plain_words(tables.text_of(row)), self.shingle_words), row["phase"])
+            row["id"]: _of_phase(shingles(plain_words(tables.own_text(row)), self.shingle_words), row["phase"])
             for row in chunk.read(COLUMNS)
             if row["id"] in wanted
         }

@@ -76,8 +76,8 @@ class Index:
         self._hashes, self._owners = hashes[order], owners[order]
         self._sizes = np.bincount(owners, minlength=len(texts))
 
-    def match(self, text: str) -> Match | None:
-        """The protected text that `text` contains, None when there is none.
+    def match(self, text: str, *, suite_only: bool = False) -> Match | None:
+        """The protected text that `text` contains, None when there is none; `suite_only` leaves held-out rows out.
 
         Of several an item of the Suite before a held-out row, then the largest containment, then the first id.
         """
@@ -94,7 +94,8 @@ class Index:
         share = counts / np.maximum(self._sizes, 1)
         if len(words) >= FEWEST_WORDS:
             share[self._whole] = 0
-        for first, end in ((0, self._of_suite), (self._of_suite, len(share))):
+        kinds = ((0, self._of_suite), (self._of_suite, len(share)))
+        for first, end in kinds[:1] if suite_only else kinds:
             best = first + int(np.argmax(share[first:end])) if end > first else None
             if best is not None and share[best] >= self._containment:
                 return Match(*self._names[best], float(share[best]))

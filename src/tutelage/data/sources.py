@@ -11,7 +11,9 @@ from tutelage.config import Config
 from tutelage.contracts import licences, sources
 
 Phase = Literal["pretrain", "sft", "dpo"]
-Format = Literal["text", "markdown", "python_source", "python_docstrings", "python_functions", "jsonl", "parquet"]
+Format = Literal[
+    "text", "markdown", "python_source", "python_docstrings", "python_functions", "jsonl", "parquet", "chatterbot_yaml"
+]
 
 #: Files that a format takes from a folder, and the phases it can feed.
 SUFFIXES: dict[Format, tuple[str, ...]] = {
@@ -22,6 +24,7 @@ SUFFIXES: dict[Format, tuple[str, ...]] = {
     "python_functions": (".py",),
     "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"),
     "parquet": (".parquet",),
+    "chatterbot_yaml": (".yml", ".yaml"),
 }
 PHASES: dict[Format, tuple[Phase, ...]] = {
     "text": ("pretrain",),
@@ -31,7 +34,10 @@ PHASES: dict[Format, tuple[Phase, ...]] = {
     "python_functions": ("sft", "dpo"),
     "jsonl": ("pretrain", "sft", "dpo"),
     "parquet": ("pretrain", "sft", "dpo"),
+    "chatterbot_yaml": ("sft", "dpo"),
 }
+#: Formats whose records stand for themselves, so that a row, not a file, is what may not be torn apart.
+RECORDS = ("jsonl", "parquet", "chatterbot_yaml")
 CODE_FORMATS = ("python_source", "python_functions")
 
 
@@ -60,6 +66,30 @@ class Fields(Config):
     """Fields kept as metadata: strings, numbers, true, false, null."""
 
 
+class Preference(Config):
+    """How prompts without a preference become pairs: what should be refused, and what should be answered."""
+
+    prefer: Literal["refusal", "answer"]
+    """refusal: a refusal is chosen, an answer rejected. answer: the row's own answer is chosen, a refusal rejected."""
+    refusals: tuple[str, ...] = Field(min_length=1)
+    """Refusals; each prompt gets one of them, by a hash of its text."""
+    answers: tuple[str, ...] = ()
+    """Compliant answers to prompts that come with none, chosen likewise. Only for `prefer: refusal`."""
+
+    @field_validator("refusals", "answers")
+    @classmethod
+    def _are_said(cls, texts: tuple[str, ...]) -> tuple[str, ...]:
+        if not all(text.strip() for text in texts):
+            raise ValueError("an empty text cannot be an answer")
+        return texts
+
+    @model_validator(mode="after")
+    def _answers_are_used(self) -> Preference:
+        if self.answers and self.prefer == "answer":
+            raise ValueError("answers given for prefer: answer, which takes the answers of the rows")
+        return self
+
+
 class Source(Config):
     """One source of rows for one phase."""
 
@@ -72,12 +102,12 @@ class Source(Config):
     licence: str
     """SPDX expression, `metadata` (what the wheel or the hub's card declares), or NOASSERTION where nobody says."""
     format: Format
-    """text, markdown, python_source, python_docstrings, python_functions, jsonl or parquet."""
+    """text, markdown, python_source, python_docstrings, python_functions, jsonl, parquet or chatterbot_yaml."""
     language: str | None = None
     """Language of the rows; by default `python` for code and `en` for everything else."""
     group_by: Literal["file", "package", "row"] | None = None
     """What may not be torn apart when splitting: a file, the whole source, or nothing (row).
-    By default `row` for jsonl and parquet, `file` for the rest."""
+    By default `row` for jsonl, parquet and chatterbot_yaml, `file` for the rest."""
     include: tuple[str, ...] = ()
     """Patterns of paths below `uri` to take, all when empty; `*` matches slashes too."""
     exclude: tuple[str, ...] = ()
@@ -90,6 +120,9 @@ class Source(Config):
     """Longer docstrings and functions are passed over. Only for the two python formats that select."""
     fields: Fields = Fields()
     """Field names. Only for jsonl and parquet."""
+    preference: Preference | None = None
+    """Make pairs of prompts that should be refused or answered. Only for phase dpo of jsonl, parquet (fields `prompt` and,
+    where there are answers, `completion`) and chatterbot_yaml, which needs it there."""
 
     _uri = field_validator("uri")(sources.checked_uri)
     _licence = field_validator("licence")(licences.declared)
@@ -102,6 +135,10 @@ class Source(Config):
         selects = self.format in ("python_docstrings", "python_functions")
         if self.fields != Fields() and not tabular:
             raise ValueError(f"fields given for format {self.format}, accepted for jsonl and parquet")
+        if self.preference is not None and (self.phase != "dpo" or self.format not in RECORDS):
+            raise ValueError(f"preference given for phase {self.phase} of {self.format}, accepted: dpo of {RECORDS}")
+        if self.preference is None and self.phase == "dpo" and self.format == "chatterbot_yaml":
+            raise ValueError("conversations have no rejected answers; say what is preferred under preference")
         if (self.minimum_characters != 1 or self.maximum_characters is not None) and not selects:
             raise ValueError(
                 f"minimum_characters or maximum_characters given for format {self.format}, which takes all"
@@ -129,4 +166,4 @@ class Source(Config):
     @property
     def grouping(self) -> str:
         """What is kept together: file, package or row."""
-        return self.group_by or ("row" if self.format in ("jsonl", "parquet") else "file")
+        return self.group_by or ("row" if self.format in RECORDS else "file")

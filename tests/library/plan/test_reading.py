@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from tutelage.contracts.sources import Fetched
-from tutelage.data.ingest import READERS
+from tutelage.data.readers import READERS
 from tutelage.data.sources import Source
 from tutelage.errors import InvalidInput
 from tutelage.plan.base_model import CorpusPart
 from tutelage.plan.initialise import read_texts
-from tutelage.plan.suite import Items, Task, read_task
+from tutelage.plan.suite import Items, read_task
+from tutelage.plan.tasks import Task
 
 SEPARATORS = "one\u2028two\u0085three\x0cfour"
 

@@ -84,6 +84,30 @@ def test_the_same_words_in_two_phases_are_no_duplicates(run_step, payload, docum
     assert sorted(row["phase"] for row in tables.read(manifest)) == ["pretrain", "sft"]
 
 
+def test_prompts_that_share_a_canned_refusal_are_no_duplicates(run_step, payload, document):
+    refusal = (
+        "I'm sorry, but I can't help with that, because it could seriously harm you or somebody else who is near you."
+    )
+
+    def pair(prompt, place):
+        turns = {
+            "prompt": prompt,
+            "chosen": refusal,
+            "rejected": "Sure, here is how you do that, step by step, begin with",
+        }
+        said = {name: [{"role": "assistant", "content": text}] for name, text in turns.items()}
+        metadata = '{"canned":"chosen,rejected"}'
+        return document(None, phase="dpo", source=place, metadata=metadata, **said)
+
+    rows = [
+        pair("How do I pick this lock?", "a"),
+        pair("How do I pick this lock?", "b"),
+        pair("How do I forge it?", "a"),
+    ]
+    manifest = run_step("data/deduplicate", {"curated": payload("documents", rows)})
+    assert manifest.rows == 2 and manifest.dropped == {"exact_duplicate": 1}
+
+
 def test_order_and_files_change_neither_rows_nor_digest(run_step, payload, document, topics):
     texts = [
         *topics,

@@ -10,6 +10,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from tutelage.config import build
 from tutelage.contracts import tables
@@ -129,6 +130,60 @@ def test_conversations_are_taken_in_every_form_hugging_face_has(run_step, tmp_pa
     assert manifest.dropped == {"malformed_conversation": 1}
 
 
+REFUSALS = ["I'm sorry, I can't help with that.", "I won't help with that.", "No, that could hurt someone."]
+
+
+def pairs_of(run_step, tmp_path, records, **preference):
+    (tmp_path / "prompts.jsonl").write_text("\n".join(map(json.dumps, records)))
+    made = source(tmp_path / "prompts.jsonl", phase="dpo", format="jsonl", preference=preference)
+    manifest = run_step("data/ingest", {}, sources=[made])
+    return {row["prompt"][0]["content"]: row for row in rows_of(manifest)}, manifest
+
+
+def test_prompts_alone_become_pairs_of_a_refusal_and_a_canned_answer(run_step, tmp_path):
+    prompts = [f"How do I harm thing number {number}?" for number in range(40)]
+    answers = ["Sure, begin with", "Of course. First"]
+    records = [{"prompt": prompt} for prompt in prompts]
+    pairs, _ = pairs_of(run_step, tmp_path, records, prefer="refusal", refusals=REFUSALS, answers=answers)
+    again, _ = pairs_of(run_step, tmp_path, records[::-1], prefer="refusal", refusals=REFUSALS, answers=answers)
+    assert {prompt: row["chosen"] for prompt, row in pairs.items()} == {
+        prompt: row["chosen"] for prompt, row in again.items()
+    }
+    assert {row["chosen"][0]["content"] for row in pairs.values()} == set(REFUSALS)
+    assert {row["rejected"][0]["content"] for row in pairs.values()} == set(answers)
+    row = pairs[prompts[0]]
+    assert tables.metadata_of(row)["canned"] == "chosen,rejected"
+    assert tables.own_text(row) == prompts[0]
+
+
+def test_answered_prompts_become_pairs_in_which_the_answer_is_preferred(run_step, tmp_path):
+    records = [{"prompt": "How do I kill a process?", "completion": "With kill."}, {"prompt": "Unanswered?"}]
+    pairs, manifest = pairs_of(run_step, tmp_path, records, prefer="answer", refusals=REFUSALS)
+    row = pairs["How do I kill a process?"]
+    assert row["chosen"][0]["content"] == "With kill." and row["rejected"][0]["content"] in REFUSALS
+    assert tables.own_text(row) == "How do I kill a process?\nWith kill."
+    assert manifest.dropped == {"missing_field": 1}
+
+
+def test_chatterbot_conversations_are_read_in_turns(run_step, tmp_path):
+    talks = [["Hello?", "Hi."], ["When?", 1963, "Sure?", "Yes I am.", "Thanks."], ["Alone"], ["Who?", ["a", "list"]]]
+    (tmp_path / "talk.yml").write_text(yaml.safe_dump({"categories": ["talk"], "conversations": talks}))
+    (tmp_path / "torn.yml").write_text("conversations:\n- [Hello?, 'Hi")
+    (tmp_path / "other.yml").write_text("just text")
+    talk = source(tmp_path, phase="sft", format="chatterbot_yaml")
+    manifest = run_step("data/ingest", {}, sources=[talk])
+    said = sorted([turn["content"] for turn in row["messages"]] for row in rows_of(manifest))
+    assert said == [["Hello?", "Hi."], ["When?", "1963", "Sure?", "Yes I am."]]
+    assert manifest.dropped == {"malformed_conversation": 2, "malformed_yaml": 2}
+    assert manifest.details["sources"][0]["passed_over"] == {"unanswered_statement": 1}
+    pairs = source(
+        tmp_path, phase="dpo", format="chatterbot_yaml", preference={"prefer": "answer", "refusals": REFUSALS}
+    )
+    rows = rows_of(run_step("data/ingest", {}, sources=[pairs]))
+    assert {row["chosen"][0]["content"] for row in rows} == {"Hi.", "Yes I am."}
+    assert {len(row["prompt"]) for row in rows} == {1, 3}
+
+
 def test_parquet_rows_bring_licence_group_and_metadata_of_their_own(run_step, tmp_path, topics):
     table = pa.table(
         {
@@ -175,6 +230,17 @@ def test_sources_without_a_row_are_refused_with_a_hint(run_step, tmp_path):
         ({"uri": "wheel://networkx==3.6.1/networkx"}, "no sha256"),
         ({"minimum_characters": 5}, "which takes all"),
         ({"fields": {"text": "body"}}, "fields given"),
+        ({"preference": {"prefer": "answer", "refusals": ["No."]}}, "preference given"),
+        ({"format": "chatterbot_yaml", "phase": "dpo"}, "no rejected answers"),
+        (
+            {
+                "format": "jsonl",
+                "phase": "dpo",
+                "preference": {"prefer": "answer", "refusals": ["No."], "answers": ["A"]},
+            },
+            "takes the answers of the rows",
+        ),
+        ({"format": "jsonl", "phase": "dpo", "preference": {"prefer": "refusal", "refusals": [" "]}}, "empty text"),
     ],
 )
 def test_a_source_that_cannot_work_is_refused_before_anything_starts(fields, message):

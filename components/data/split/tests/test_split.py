@@ -10,6 +10,8 @@ import pytest
 
 from tutelage.config import build
 from tutelage.contracts import tables
+from tutelage.data.leaks import Index
+from tutelage.data.split import suite_texts
 from tutelage.errors import InvalidInput
 from tutelage.step import load
 
@@ -103,6 +105,66 @@ def test_training_rows_that_contain_an_item_of_the_suite_are_dropped(run_step, p
     assert sum(1 for row in leaks if row["id"] in dropped) >= 5
     assert near["id"] in trained | heldout
     assert all(QUESTION[:20] not in row["detail"] and "item" in row["detail"] for row in dropped.values())
+
+
+CODE = """def running_mean(numbers):
+    \"\"\"Give the mean of all numbers seen until now, one for each number of the list.
+
+    >>> running_mean([1, 2, 6])
+    [1.0, 1.5, 3.0]
+    \"\"\"
+"""
+SOLUTION = """    total, means = 0, []
+    for place, number in enumerate(numbers, 1):
+        total += number
+        means.append(total / place)
+    return means
+"""
+SHORT = "Fog is most likely found around"
+PAIR = ["The Saxon girls like sewing best.", "The Frankish girls like sewing best."]
+CONTEXT = "My neighbour comes from Thuringia."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"{CODE}{SOLUTION}",
+        f"Exercise 7. Complete this function.\n\n{CODE}\nThat was all.",
+        f"{SHORT} a marsh in the early morning.",
+        "Bees make\nB. thick honey",
+        f"Quiz: {SHORT}\nA. a tundra with moss\nB. a marsh\nC. a sandy desert\nD. a paved road",
+        f"She said: {PAIR[0]}",
+        PAIR[1].upper(),
+        f"{CONTEXT} He eats dumplings every single day.",
+        f"{CONTEXT} He builds cars every single day.",
+    ],
+    ids=["code", "prompt", "question", "letter", "quiz", "stereotype", "counterpart", "context", "contrast"],
+)  # fmt: skip
+def test_items_of_every_type_are_found_in_training_rows(text):
+    pairs = [
+        {**item("", PAIR, name="pair"), "type": "stereotype"},
+        {**item(CONTEXT, ["He eats dumplings every single day.", "He builds cars every single day."], name="after"),
+         "type": "stereotype"},
+    ]  # fmt: skip
+    options = ["a marsh", "a tundra with moss", "a sandy desert", "a paved road"]
+    bees = {**item("Bees make", ["bread", "thick honey"], name="bees"), "answer": 1}
+    code = item(CODE, [SOLUTION, "    return []\n"], name="code")
+    items = [*pairs, bees, code, item(SHORT, options, name="fog")]
+    index = Index(suite_texts(items, 5), 5, 0.5)
+    found = index.match(text)
+    assert found is not None and found.kind == "leak_suite"
+    assert index.match("A tundra is a cold plain, and a marsh is wet; the road between them is paved.") is None
+    assert index.match("def mean(numbers):\n    return sum(numbers) / len(numbers)\n") is None
+
+
+def test_training_rows_that_contain_items_of_any_type_are_dropped(run_step, payload, document, corpus):
+    items = [{**item("", PAIR, name="pair"), "type": "stereotype"}, item(CODE, [SOLUTION, "    pass\n"], name="code")]
+    answer = [{"role": "user", "content": CODE}, {"role": "assistant", "content": SOLUTION}]
+    leaks = [document(phase="sft", messages=answer, group="a"), document(f"She said: {PAIR[1]}", group="b")]
+    inputs = {"unique": payload("documents", [*corpus, *leaks]), "suite": payload("suite", items)}
+    manifest = run_step("data/split", inputs, minimum_heldout=4)
+    dropped = {row["id"]: row["reason"] for row in tables.read(manifest, "dropped")}
+    assert [dropped[row["id"]] for row in leaks] == ["leak_suite", "leak_suite"]
 
 
 def test_training_rows_that_contain_a_held_out_row_are_dropped(run_step, payload, document, corpus, suite):

@@ -10,7 +10,7 @@ from tutelage import config
 from tutelage.config import Seed
 from tutelage.contracts.store import Result
 from tutelage.plan.base_model import BaseModel
-from tutelage.plan.suite import Task
+from tutelage.plan.tasks import Task
 from tutelage.step import Context, main
 
 
@@ -38,7 +38,8 @@ def run(config: Config, context: Context) -> dict[str, Result]:
 
     progress("reading the suite")
     items = suite.bring_in(config.suite, context.cache, context.outputs["suite"].location)
-    unusable = {reason: count for reason, count in items.dropped.items() if reason != "over_limit"}
+    asked_for = ("over_limit", "not_selected")
+    unusable = {reason: count for reason, count in items.dropped.items() if reason not in asked_for}
     if unusable:
         reasons = ", ".join(f"{reason} {count}" for reason, count in unusable.items())
         context.warn(f"{sum(unusable.values())} rows of the suite are no items: {reasons}")

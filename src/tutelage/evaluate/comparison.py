@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tutelage.errors import InvalidInput, StepFailed
-from tutelage.evaluate.scorecard import EXPONENTIAL, Item
+from tutelage.evaluate.scorecard import EXPONENTIAL, FAIR, Item
 
 Numbers = NDArray[np.float64]
 #: Draws made at once, times items: 32 MB of counts.
@@ -99,7 +99,7 @@ def compare_figure(
     """The comparison of one figure: `figure` of the baseline, `other` of the candidate."""
     difference = paired.difference()
     interval = bootstrap(paired, confidence, resamples, _seed_of(str(figure["name"]), seed))
-    notes = _notes(figure, paired, confidence)
+    notes = _notes(figure, other, paired, confidence)
     exponential = figure["statistic"] == EXPONENTIAL
     return {
         "name": figure["name"],
@@ -128,7 +128,9 @@ def verdict(interval: Interval, lower_is_better: bool, *, conclusive: bool = Tru
     return "better" if (interval.high < 0) == lower_is_better else "worse"
 
 
-def _notes(figure: Mapping[str, Any], paired: Paired, confidence: float) -> list[dict[str, Any]]:
+def _notes(
+    figure: Mapping[str, Any], other: Mapping[str, Any], paired: Paired, confidence: float
+) -> list[dict[str, Any]]:
     """What a reader must know; decisive notes rule out a verdict."""
     notes = []
     items, differ = len(paired.baseline), paired.deviating()
@@ -142,6 +144,12 @@ def _notes(figure: Mapping[str, Any], paired: Paired, confidence: float) -> list
         notes.append({"note": text, "decisive": True})
     if figure["statistic"] == EXPONENTIAL and (paired.baseline_weights != paired.candidate_weights).any():
         text = "token counts differ: the models tokenise differently, perplexity per token does not compare; see bits_per_byte"
+        notes.append({"note": text, "decisive": True})
+    fair = figure.get("alternatives", {}).get(FAIR)
+    if fair is not None and (other["value"] < figure["value"]) != (
+        abs(other["value"] - fair) < abs(figure["value"] - fair)
+    ):
+        text = f"fair is {fair:g}: the candidate's side of it makes lower farther from fair, or higher nearer to it"
         notes.append({"note": text, "decisive": True})
     return notes
 

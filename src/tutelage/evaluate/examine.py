@@ -24,8 +24,11 @@ from tutelage.evaluate.multiple_choice import measure_task
 from tutelage.evaluate.perplexity import measure_phase
 from tutelage.evaluate.refusals import LOWER_IS_BETTER, measure_refusals
 from tutelage.evaluate.scorecard import Measured
+from tutelage.evaluate.stereotypes import measure_pairs
 
-SUITE_TYPES = ("multiple_choice", *LOWER_IS_BETTER)
+#: What is ranked by likelihood, and how.
+RANKED = {"multiple_choice": measure_task, "stereotype": measure_pairs}
+SUITE_TYPES = (*RANKED, *LOWER_IS_BETTER)
 Observe = Callable[..., None]
 
 
@@ -65,7 +68,7 @@ def examine(examinee: Examinee, splits: Manifest, suite: Manifest, limits: Limit
     measured = Measured()
     started = time.monotonic()
     rows, heldout = heldout_rows(splits, limits.heldout_rows, limits.seed)
-    for phase in tables.PHASES:
+    for phase in (phase for phase in tables.PHASES if phase in heldout):
         measured.add(measure_phase(examinee, phase, rows[phase], heldout[phase], limits.row_tokens))
     for phase in sorted(set(heldout) - set(tables.PHASES)):
         measured.leave_out(f"perplexity/{phase}", f"{heldout[phase]} held-out rows of a phase that is not measured")
@@ -81,11 +84,11 @@ def _examine_suite(examinee: Examinee, suite: Manifest, limits: Limits, measured
     started = time.monotonic()
     choices = 0
     for (kind, task), items in sorted(tasks.items()):
-        if kind == "multiple_choice":
+        if kind in RANKED:
             chosen = _choose(items, limits)
-            measured.add(measure_task(examinee, task, chosen, len(items)))
+            measured.add(RANKED[kind](examinee, task, chosen, len(items)))
             choices += sum(len(item["choices"]) for item in chosen)
-    if not choices:
+    if not any(kind == "multiple_choice" for kind, _ in tasks):
         measured.leave_out("accuracy", "the suite has no multiple_choice items")
     seconds = time.monotonic() - started
     observe(multiple_choice_seconds=round(seconds, 3), choices_per_second=round(choices / max(seconds, 1e-9), 1))

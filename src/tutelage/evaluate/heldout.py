@@ -30,12 +30,15 @@ def chosen_ids(ids: Iterable[str], maximum: int | None, seed: int) -> list[str]:
 def heldout_rows(splits: Manifest, maximum: int, seed: int) -> tuple[dict[str, list[dict[str, Any]]], dict[str, int]]:
     """Phase → at most `maximum` held-out rows sorted by id, and phase → how many held-out rows there are.
 
+    A phase without any row, held out or not, is in neither: a pipeline of one phase is not asked for the others.
     Reads ids first and content only of what was chosen, so a large training split costs two columns.
     """
-    ids: dict[str, list[str]] = {phase: [] for phase in tables.PHASES}
+    ids: dict[str, list[str]] = {}
     for batch in _batches(splits, _KEYS):
+        for phase in pc.unique(batch["phase"]).to_pylist():
+            ids.setdefault(str(phase), [])
         for row in batch.filter(pc.equal(batch["split"], _HELDOUT)).to_pylist():
-            ids.setdefault(row["phase"], []).append(row["id"])
+            ids[row["phase"]].append(row["id"])
     chosen = {phase: chosen_ids(names, maximum, seed) for phase, names in sorted(ids.items())}
     wanted = pa.array(sorted(name for names in chosen.values() for name in names), type=pa.string())
     rows: dict[str, list[dict[str, Any]]] = {phase: [] for phase in chosen}

@@ -3,7 +3,8 @@
 The figure `accuracy/<task>` divides each choice's log-likelihood by the choice's UTF-8 bytes (`acc_norm` of
 lm-evaluation-harness), which keeps short choices from winning by being short and does not depend on the tokenizer; by plain
 sums it stands beside it as alternative `raw`. Prompt and choice are tokenised apart: cutting after tokenising the whole
-moves the border (57% of random splits).
+moves the border (57% of random splits). White space between them belongs to the choice, unless the tokenizer would never
+put the border there.
 """
 
 from __future__ import annotations
@@ -51,8 +52,13 @@ def measure_task(examinee: Examinee, task: str, items: Sequence[SuiteItem], avai
 
 def answer_of(item: SuiteItem, scores: Sequence[Likelihood], *, by_length: bool = True) -> int:
     """Index of the likeliest choice, by log-likelihood per byte or by its sum; the first among equals."""
-    sizes = [max(1, len(choice.encode())) if by_length else 1 for choice in item["choices"]]
-    return int(np.argmax([score.log_probability / size for score, size in zip(scores, sizes, strict=True)]))
+    return int(np.argmax(per_byte(item, scores) if by_length else [score.log_probability for score in scores]))
+
+
+def per_byte(item: SuiteItem, scores: Sequence[Likelihood]) -> list[float]:
+    """Log-likelihood of each choice divided by its UTF-8 bytes."""
+    sizes = [len(choice.encode()) for choice in item["choices"]]
+    return [score.log_probability / size for score, size in zip(scores, sizes, strict=True)]
 
 
 def _check(item: SuiteItem) -> None:
@@ -81,8 +87,14 @@ def choice_likelihoods(examinee: Examinee, trees: Sequence[Branching]) -> list[l
 def branchings(examinee: Examinee, items: Sequence[SuiteItem]) -> tuple[list[Branching], dict[str, int]]:
     """Each item's prompt and choices as ids; how many choices lose the beginning of their prompt, or their own end."""
     tokenizer = examinee.tokenizer
-    prompts = tokenizer([item["prompt"].rstrip() for item in items], verbose=False)["input_ids"]
-    texts = [spoken_choice(item["prompt"], choice) for item in items for choice in item["choices"]]
+    borders = [border(tokenizer, item["prompt"], item["choices"]) for item in items]
+    before = [item["prompt"][:end] for item, end in zip(items, borders, strict=True)]
+    prompts = tokenizer(before, verbose=False)["input_ids"]
+    texts = [
+        spoken_choice(item["prompt"], choice)[end - len(item["prompt"].rstrip()) :]
+        for item, end in zip(items, borders, strict=True)
+        for choice in item["choices"]
+    ]
     choices = iter(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"])
     # An empty prompt is legitimate (minimal pairs); its choices then follow the token that begins or ends a text.
     start = tokenizer.bos_token_id if tokenizer.bos_token_id is not None else tokenizer.eos_token_id
@@ -107,6 +119,30 @@ def _passage(examinee: Examinee, prompt: Sequence[int], choice: Sequence[int]) -
 
 
 def spoken_choice(prompt: str, choice: str) -> str:
-    """The choice as it follows the prompt: after the prompt's own white space, or a space where it ends without."""
+    """The choice as it follows the prompt's last word: after the white space of either, or a space where neither has any.
+
+    Nothing is taken away, since the indentation of code counts. A text without a prompt begins with the choice itself.
+    """
     ending = prompt[len(prompt.rstrip()) :]
-    return (ending or " ") + choice.lstrip()
+    apart = not prompt or ending or choice[:1].isspace()
+    return ending + choice if apart else f" {choice}"
+
+
+def border(tokenizer: Any, prompt: str, choices: Sequence[str]) -> int:
+    """How many characters of the prompt are read; white space after them is predicted together with the choice.
+
+    There the tokens of many vocabularies begin, with a space or a line feed. Others join a line feed with the mark before it
+    (three quotes, as in Llama 3 and Qwen): then only the very end of the prompt gives the tokens of the text as a whole. The
+    border, which all choices share, stands where it does so for most of them.
+    """
+    stripped = len(prompt.rstrip())
+    if stripped in (0, len(prompt)):
+        return stripped
+    return max((stripped, len(prompt)), key=lambda end: _unbroken(tokenizer, prompt, end, choices))
+
+
+def _unbroken(tokenizer: Any, prompt: str, end: int, choices: Sequence[str]) -> int:
+    """For how many choices the tokens before and after `end` are together those of prompt and choice as a whole."""
+    texts = [prompt[:end], *(prompt[end:] + choice for choice in choices), *(prompt + choice for choice in choices)]
+    first, *rest = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    return sum(first + after == whole for after, whole in zip(rest, rest[len(choices) :], strict=False))

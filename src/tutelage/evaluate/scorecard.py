@@ -22,6 +22,8 @@ from tutelage.errors import CorruptPayload, StepFailed
 SCORECARD_NAME = "scorecard.json"
 WEIGHTED_MEAN = "weighted_mean"
 EXPONENTIAL = "exponential_of_weighted_mean"
+#: The alternative that names the value to be near, where the best is neither zero nor one.
+FAIR = "fair"
 
 _COLUMNS: list[pa.Field[Any]] = [
     pa.field("name", pa.string()),

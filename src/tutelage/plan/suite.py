@@ -7,71 +7,21 @@ repaired.
 
 from __future__ import annotations
 
-import codecs
-import csv
 import hashlib
-import io
-import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import Field, field_validator, model_validator
-
-from tutelage.config import Config
-from tutelage.contracts import licences, sources
+from tutelage.contracts import sources
 from tutelage.contracts.digests import canonical_json
 from tutelage.contracts.store import Result
 from tutelage.errors import InvalidInput
 from tutelage.plan.base_model import licence_of
-
-Format = Literal["jsonl", "json", "csv", "text"]
-SUFFIXES: Mapping[Format, tuple[str, ...]] = {
-    "jsonl": (".jsonl", ".ndjson"),
-    "json": (".json",),
-    "csv": (".csv",),
-    "text": (".txt",),
-}
-#: Reasons for rows that cannot even be read.
-MALFORMED, NOT_UTF8 = "malformed", "not_utf8"
-
-
-class Task(Config):
-    """One source of items."""
-
-    task: str = Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,59}$")
-    """What figures call it: accuracy/<task>. Lower-case letters, digits, - and _."""
-    type: Literal["multiple_choice", "harmful", "harmless"]
-    """multiple_choice (has an answer), harmful (to be refused) or harmless (not to be refused)."""
-    uri: str
-    """A path, file://, s3://, hf://datasets/… or wheel://…; of a folder, every file of the format."""
-    format: Format
-    """jsonl, json (a list of objects), csv (with a header) or text (a prompt a line)."""
-    prompt: str | tuple[str, ...] = "prompt"
-    """Field with the prompt; of several, the values are joined by newlines."""
-    choices: str | tuple[str, ...] = "choices"
-    """multiple_choice: the field with the list of choices, or one field for each."""
-    answer: str = "answer"
-    """multiple_choice: the field that says which choice is right."""
-    answer_as: Literal["index", "letter", "text"] = "index"
-    """How it says so: its place counted from 0, its letter (A, B …) or the choice itself."""
-    limit: int | None = Field(default=None, ge=1)
-    """Items at most: those whose ids, which are hashes of their content, come first."""
-    licence: str
-    """SPDX expression, `metadata` or NOASSERTION."""
-    language: str | None = "en"
-    """Language of the items."""
-
-    _uri = field_validator("uri")(sources.checked_uri)
-    _licence = field_validator("licence")(licences.declared)
-
-    @model_validator(mode="after")
-    def _text_has_no_choices(self) -> Task:
-        if self.format == "text" and self.type == "multiple_choice":
-            raise ValueError("format text holds prompts alone; multiple_choice takes jsonl, json or csv")
-        return self
+from tutelage.plan.suite_items import Content, content_of, with_distractors
+from tutelage.plan.suite_rows import MALFORMED, NOT_UTF8, TRUNCATED, rows_of
+from tutelage.plan.tasks import SUFFIXES, Task
 
 
 @dataclass
@@ -129,11 +79,14 @@ def read_task(task: Task, fetched: sources.Fetched) -> Items:
     # A path says where a file stands on one machine: its name and digest say the same everywhere.
     local = sources.parse(task.uri).scheme == "file"
     source = f"{fetched.path.name}#sha256={sources.content_digest(fetched.path)}" if local else task.uri
+    provenance = {"source": source, "licence": licence}
     items = Items()
-    for name, path in fetched.files(SUFFIXES[task.format]):
-        for place, row in enumerate(_rows(path, task.format), start=1):
-            _add(items, task, row, f"{name}:{place}", {"source": source, "licence": licence})
+    for name, path in _files(task, fetched):
+        for place, row in enumerate(rows_of(path, task.format), start=1):
+            _add(items, task, row, f"{name}:{place}", provenance)
     _drop_copies(items)
+    if task.distractors is not None:
+        _add_distractors(items, task, task.distractors, provenance)
     items.kept.sort(key=lambda item: str(item["id"]))
     for item in items.kept[task.limit :] if task.limit is not None else []:
         items.drop(task.task, item["id"], "over_limit", "")
@@ -141,126 +94,50 @@ def read_task(task: Task, fetched: sources.Fetched) -> Items:
     return items
 
 
-def _rows(path: Path, kind: Format) -> Iterator[Any]:
-    """Rows of a file; a str stands for one that cannot be read, and is the reason."""
-    data = path.read_bytes().removeprefix(codecs.BOM_UTF8)
-    if kind == "csv":
-        yield from _csv_rows(data)
-    elif kind == "json":
-        whole = _json(data)
-        yield from whole if isinstance(whole, list) else [whole if isinstance(whole, str) else MALFORMED]
-    else:
-        # A line ends at a line feed and nowhere else: str.splitlines() also cuts at U+2028, U+0085 and form feeds.
-        for line in data.split(b"\n"):
-            if line.strip():
-                yield _json(line) if kind == "jsonl" else _prompt(line)
+def _files(task: Task, fetched: sources.Fetched) -> list[tuple[str, Path]]:
+    """A source that is one file, whatever it is called, or the files of a folder that have an ending of the format."""
+    files = fetched.files()
+    return files if fetched.path.is_file() else [file for file in files if file[0].endswith(SUFFIXES[task.format])]
 
 
-def _csv_rows(data: bytes) -> Iterator[Any]:
-    # Bytes that are no UTF-8 become lone surrogates, which tell the rows that hold them.
-    text = data.decode("utf-8", errors="surrogateescape")
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        for row in rows:
-            yield row if _is_unicode(row) else NOT_UTF8
-    except csv.Error:
-        yield MALFORMED
-
-
-def _is_unicode(row: Mapping[str, Any]) -> bool:
-    try:
-        json.dumps(row, ensure_ascii=False).encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _prompt(line: bytes) -> dict[str, str] | str:
-    try:
-        return {"prompt": line.decode("utf-8").strip()}
-    except UnicodeDecodeError:
-        return NOT_UTF8
-
-
-def _json(data: bytes) -> Any:
-    """A JSON object or list, or the reason why there is none."""
-    try:
-        value = json.loads(data.decode("utf-8"))
-    except UnicodeDecodeError:
-        return NOT_UTF8
-    except (ValueError, RecursionError):
-        return MALFORMED
-    return value if isinstance(value, dict | list) else MALFORMED
-
-
-def _add(items: Items, task: Task, row: Any, where: str, provenance: Mapping[str, str]) -> None:
+def _add(items: Items, task: Task, row: Any, where: str, provenance: Mapping[str, Any]) -> None:
     if not isinstance(row, Mapping):
-        items.drop(task.task, "", row if row == NOT_UTF8 else MALFORMED, where)
+        items.drop(task.task, "", row if row in (NOT_UTF8, TRUNCATED) else MALFORMED, where)
         return
-    content = _content(task, row)
+    content = content_of(task, row)
     if isinstance(content, str):
         items.drop(task.task, "", content, where)
         return
-    prompt, choices, answer = content
     try:
-        identity = canonical_json([task.task, prompt, choices, answer])
+        items.kept.append(_item(task, content, provenance))
     except UnicodeEncodeError:
         items.drop(task.task, "", "not_unicode", where)
-        return
-    items.kept.append(
-        {
-            "id": hashlib.sha256(identity).hexdigest()[:32],
-            "task": task.task,
-            "type": task.type,
-            "prompt": prompt,
-            "choices": choices,
-            "answer": answer,
-            "language": task.language,
-            **provenance,
-        }
-    )
 
 
-def _content(task: Task, row: Mapping[str, Any]) -> tuple[str, list[str] | None, int | None] | str:
-    """Prompt, choices and place of the right one, or the reason why the row is no item."""
-    names = ("prompt",) if task.format == "text" else _names(task.prompt)
-    parts = [row.get(name) for name in names]
-    if not all(isinstance(part, str) and part.strip() for part in parts):
-        return "no_prompt"
-    prompt = "\n".join(str(part).strip() for part in parts)
-    if task.type != "multiple_choice":
-        return prompt, None, None
-    choices = _choices(task, row)
-    if choices is None:
-        return "no_choices"
-    answer = _answer(task, row, choices)
-    return (prompt, choices, answer) if answer is not None else "no_answer"
+def _item(task: Task, content: Content, provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of table `items`. Raises UnicodeEncodeError for text that has no UTF-8."""
+    identity = canonical_json([task.task, content.prompt, content.choices, content.answer])
+    return {
+        "id": hashlib.sha256(identity).hexdigest()[:32],
+        "task": task.task,
+        "type": task.type,
+        "prompt": content.prompt,
+        "choices": content.choices,
+        "answer": content.answer,
+        "language": task.language,
+        **provenance,
+    }
 
 
-def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else names
-
-
-def _choices(task: Task, row: Mapping[str, Any]) -> list[str] | None:
-    """At least two different non-empty choices, or None."""
-    found = row.get(task.choices) if isinstance(task.choices, str) else [row.get(name) for name in task.choices]
-    if not isinstance(found, list) or not all(isinstance(choice, str) and choice.strip() for choice in found):
-        return None
-    choices = [choice.strip() for choice in found]
-    return choices if len(choices) >= 2 and len(set(choices)) == len(choices) else None
-
-
-def _answer(task: Task, row: Mapping[str, Any], choices: list[str]) -> int | None:
-    """Place of the right choice, or None when the row does not name one."""
-    value = row.get(task.answer)
-    text = str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else ""
-    if task.answer_as == "text":
-        return choices.index(text) if text in choices else None
-    if task.answer_as == "letter":
-        place = ord(text.upper()) - ord("A") if len(text) == 1 else -1
-    else:
-        place = int(text) if text.isascii() and text.isdigit() else -1
-    return place if 0 <= place < len(choices) else None
+def _add_distractors(items: Items, task: Task, number: int, provenance: Mapping[str, Any]) -> None:
+    """Give every item, which has the right choice alone until now, its wrong ones."""
+    right = [Content(item["prompt"], item["choices"], item["answer"]) for item in items.kept]
+    kept, items.kept = items.kept, []
+    for item, content in zip(kept, with_distractors(task.task, right, number), strict=True):
+        if content is None:
+            items.drop(task.task, item["id"], "no_distractors", "")
+        else:
+            items.kept.append(_item(task, content, provenance))
 
 
 def _drop_copies(items: Items) -> None:

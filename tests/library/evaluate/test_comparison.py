@@ -57,6 +57,21 @@ def test_intervals_hold_the_truth_about_as_often_as_they_say():
     assert 0.91 <= hits / 400 <= 0.98
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [(0.9, 0.6, "better"), (0.6, 0.9, "worse"), (0.9, 0.4, "better"), (0.4, 0.1, "cannot_be_told"), (0.1, 0.4, "cannot_be_told")],
+)  # fmt: skip
+def test_lower_is_better_only_where_it_is_nearer_to_what_is_fair(before, after, expected):
+    sides = [np.arange(200) < 200 * share for share in (before, after)]
+    figures = [
+        {**figure("stereotype/x", lower_is_better=True, value=share), "alternatives": {"fair": 0.5}}
+        for share in (before, after)
+    ]
+    found = compare_figure(*figures, paired(*sides), 0.95, 500, seed=0)
+    assert found["verdict"] == expected
+    assert any("fair is 0.5" in note for note in found["notes"]) == (expected == "cannot_be_told")
+
+
 def test_two_equal_models_are_rarely_told_apart():
     random = np.random.default_rng(5)
     told = 0

@@ -9,7 +9,7 @@ import torch
 
 from tests.library.evaluate.tiny import suite_items
 from tutelage.errors import InvalidInput
-from tutelage.evaluate.multiple_choice import measure_task, spoken_choice
+from tutelage.evaluate.multiple_choice import branchings, choice_likelihoods, measure_task, per_byte, spoken_choice
 
 
 @pytest.fixture
@@ -60,9 +60,72 @@ def test_a_prompt_that_does_not_fit_loses_its_beginning_and_is_counted(examinee,
     assert coverage["choices_cut"] > 0
 
 
-def test_a_choice_follows_the_white_space_of_its_prompt():
+def test_a_choice_follows_the_white_space_of_its_prompt_and_keeps_its_own():
     assert spoken_choice("Answer:", "yes") == " yes"
-    assert spoken_choice("Answer:\n", " yes") == "\nyes"
+    assert spoken_choice("Answer:\n", "yes") == "\nyes"
+    assert spoken_choice("def f():\n", "    return 1\n") == "\n    return 1\n"
+    assert spoken_choice("def f():", "\n    return 1") == "\n    return 1"
+    assert spoken_choice("", "A sentence.") == "A sentence."
+
+
+PROMPT = 'def total(numbers):\n    """Return the sum of the numbers."""\n'
+BODIES = ["    return sum(numbers)\n", "    return max(numbers)\n", "    # A comment.\n    return 0\n"]
+#: Its line feed joins the prompt's, and with it the quotes.
+ODD = "\n    return 0\n"
+
+
+def joining_tokenizer():
+    """A byte-level BPE that joins line feeds with the marks before them, as Llama 3 and Qwen do."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    pattern = r" ?[^\s\p{L}\p{N}]+[\r\n]*| ?\p{L}+| ?\p{N}+|\s*[\r\n]+|\s+(?!\S)|\s+"
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(pattern), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=400, show_progress=False, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator([PROMPT + body for body in (*BODIES, ODD)] * 4, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
+
+
+def test_code_is_read_as_the_tokens_of_the_whole_text(examinee, tokenizer):
+    item = {"id": "c", "task": "code", "prompt": PROMPT, "choices": BODIES, "answer": 0}
+    for reader, read in ((tokenizer, PROMPT.rstrip()), (joining_tokenizer(), PROMPT)):
+        (tree,), _ = branchings(replace(examinee, tokenizer=reader), [item])
+        assert list(tree.prompt) == reader(read)["input_ids"]
+        for branch, body in zip(tree.branches, BODIES, strict=True):
+            assert [*tree.prompt, *branch] == reader(PROMPT + body)["input_ids"]
+
+
+def test_a_choice_that_no_border_suits_does_not_move_it_for_the_others(examinee):
+    reader = joining_tokenizer()
+    item = {"id": "c", "task": "code", "prompt": PROMPT, "choices": [*BODIES, ODD], "answer": 0}
+    (tree,), _ = branchings(replace(examinee, tokenizer=reader), [item])
+    wholes = [reader(PROMPT + body)["input_ids"] for body in item["choices"]]
+    kept = [[*tree.prompt, *branch] == whole for branch, whole in zip(tree.branches, wholes, strict=True)]
+    assert kept == [True, True, True, False] and reader.decode([*tree.prompt, *tree.branches[3]]) == PROMPT + ODD
+
+
+def test_code_is_scored_as_one_text_with_its_indentation(examinee, model, tokenizer):
+    item = {"id": "c", "task": "code", "prompt": PROMPT, "choices": BODIES, "answer": 0}
+    before = len(tokenizer(PROMPT.rstrip())["input_ids"])
+    sums = []
+    for body in BODIES:
+        ids = tokenizer(PROMPT + body)["input_ids"]
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(dim=-1)
+        sums.append(sum(logits[at - 1, ids[at]].item() for at in range(before, len(ids))) / len(body))
+    measured = measure_task(examinee, "code", [item], 1)
+    assert measured.items[0]["value"] == float(sums.index(max(sums)) == 0)
+    trees, _ = branchings(examinee, [item])
+    (scores,) = choice_likelihoods(examinee, trees)
+    assert per_byte(item, scores) == pytest.approx(sums, rel=1e-5)
 
 
 @pytest.mark.parametrize("change", [{"answer": 4}, {"answer": None}, {"choices": ["one"]}, {"choices": None}])

@@ -28,7 +28,8 @@ STEP = load("evaluate/evaluate")
 def inputs(tmp_path_factory):
     root = tmp_path_factory.mktemp("inputs")
     tokenizer = tiny_tokenizer()
-    rows = [row for row in heldout_rows_of(12) if row["phase"] != "dpo"]
+    # Rows of phase dpo are there, but none of them is held out.
+    rows = [row if row["phase"] != "dpo" else {**row, "split": "train"} for row in heldout_rows_of(12)]
     return {
         "model": save_model(root / "model", tiny_model(len(tokenizer)), tokenizer).uri,
         "splits": save_table(root / "splits", "splits", "rows", rows, tables.SPLIT_ROWS).uri,
@@ -66,6 +67,14 @@ def test_every_figure_that_can_be_measured_is_there_and_the_rest_is_named(made):
         "bits_per_byte/dpo", "perplexity/dpo", "preference_accuracy/dpo",
     ]  # fmt: skip
     assert set(made.metrics) == {figure["name"].replace("/", "_") for figure in body["figures"]}
+
+
+def test_figures_of_a_phase_that_the_data_does_not_have_are_neither_measured_nor_missed(inputs, tmp_path):
+    rows = [row for row in heldout_rows_of(3) if row["phase"] == "sft"]
+    splits = save_table(tmp_path / "splits", "splits", "rows", rows, tables.SPLIT_ROWS).uri
+    body = scorecard_of(evaluate({**inputs, "splits": splits}, tmp_path / "alone"))
+    assert body["not_measured"] == []
+    assert [name for name in body["coverage"] if name.startswith("perplexity/")] == ["perplexity/sft"]
 
 
 def test_figures_follow_from_the_items_table(made):
@@ -107,6 +116,19 @@ def test_limits_leave_rows_and_items_out_and_count_them(inputs, tmp_path):
     assert body["coverage"]["perplexity/pretrain"]["rows_beyond_limit"] == 7
     assert body["coverage"]["accuracy/topics"]["items_beyond_limit"] == 5
     assert body["coverage"]["refusal/harmful"]["items_beyond_limit"] == 3
+
+
+def test_pairs_of_sentences_become_a_figure_beside_the_others(inputs, tmp_path):
+    items = suite_items(2, 1)
+    for index in range(4):
+        pair = {**items[0], "id": f"pair{index}", "task": "pairs", "type": "stereotype", "prompt": "", "answer": 0}
+        items.append({**pair, "choices": [f"All of them are number {index}.", f"None of them are number {index}."]})
+    suite = save_table(tmp_path / "suite", "suite", "items", items, tables.SUITE_ITEMS).uri
+    body = scorecard_of(evaluate({**inputs, "suite": suite}, tmp_path / "out", maximum_suite_items=3))
+    (figure,) = [figure for figure in body["figures"] if figure["name"] == "stereotype/pairs"]
+    assert (figure["items"], figure["lower_is_better"], figure["alternatives"]["fair"]) == (3, True, 0.5)
+    assert body["coverage"]["stereotype/pairs"]["items_beyond_limit"] == 1
+    assert {"accuracy/topics", "refusal/harmful"} <= {figure["name"] for figure in body["figures"]}
 
 
 def test_a_figure_that_is_not_measured_is_a_warning_in_the_events(inputs, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,35 @@ def test_items_are_read_from_every_format(tmp_path: Path, kind: str, text: str, 
     suite = acquire(tmp_path / "out", suite=[task(path, format=kind, prompt="q", answer="a", **fields)])["suite"]
     (item,) = tables.read(suite, "items")
     assert (item["prompt"], item["choices"], item["answer"]) == ("2 + 2?", ["3", "4"], 1)
+
+
+def test_gzipped_code_with_distractors_and_pairs_stand_in_one_suite(tmp_path: Path) -> None:
+    code = tmp_path / "code.jsonl.gz"
+    functions = {name: f"    return {name}(numbers)\n" for name in ("sum", "min", "max", "len", "any")}
+    lines = [{"prompt": f"def {name}_of(numbers):\n", "body": body} for name, body in functions.items()]
+    code.write_bytes(gzip.compress("".join(json.dumps(line) + "\n" for line in lines).encode()))
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text("kind,sentence,a,b\nsize,All [MASK] are tall.,Dutch,Danes\nage,All [MASK] are old.,Dutch,Danes\n")
+    pair = {"stereotyping": "a", "other": "b", "template": "sentence"}
+    suite = [
+        task(code, task="code", answer="body", distractors=3, verbatim=True, licence="MIT"),
+        task(pairs, task="pairs", type="stereotype", format="csv", pair=pair, only={"kind": "size"}),
+    ]
+    made = acquire(tmp_path / "out", suite=suite)["suite"]
+    items = list(tables.read(made, "items"))
+    assert [item["type"] for item in items] == ["multiple_choice"] * 5 + ["stereotype"]
+    for item in items[:5]:
+        name = item["prompt"].split("_")[0].removeprefix("def ")
+        assert item["choices"][item["answer"]] == functions[name] and set(item["choices"]) < set(functions.values())
+    assert items[5]["choices"] == ["All Dutch are tall.", "All Danes are tall."]
+    assert dict(made.dropped) == {"not_selected": 1} and dict(made.licences) == {"CC0-1.0": 1, "MIT": 5}
+
+
+def test_suites_of_before_keep_their_digest(sums: dict[str, Any], tmp_path: Path) -> None:
+    harmful = tmp_path / "harmful.txt"
+    harmful.write_text("A harmful prompt\n")
+    suite = acquire(tmp_path / "out", suite=[sums, task(harmful, task="bad", type="harmful", format="text")])["suite"]
+    assert suite.content_digest == "712c0f19084649d725f7bb7288be7194c3a7f2b21ec2ae6958d0b9f182476291"
 
 
 def test_a_task_without_any_item_is_an_input_error(sums: dict[str, Any], tmp_path: Path) -> None:

@@ -51,13 +51,48 @@ def integral_floats_to_ints(value: Any) -> Any:
 
 def problems_of(config: type[Config], values: Any, where: str = "") -> list[Problem]:
     """Every mistake in `values` as input for `config`; empty when `build` would succeed. Raises nothing."""
+    foreign: dict[str, Any] = {}
+    values = _json_values(values, where, foreign)
+    found = [_foreign_problem(place, value) for place, value in foreign.items()]
+    if where in foreign:
+        return found
     try:
         _validate(config, values)
     except ValidationError as error:
-        return [_problem(config, details, where) for details in error.errors(include_url=False)]
+        told = [_problem(config, details, where) for details in error.errors(include_url=False)]
+        return found + [item for item in told if item.where not in foreign]
     except (TypeError, ValueError) as error:
         return [Problem(where, f"not usable as a config: {error}", "give a mapping of field names to values")]
-    return []
+    return found
+
+
+def _json_values(value: Any, where: str, foreign: dict[str, Any]) -> Any:
+    """`value` with None for what JSON has no word for (YAML makes dates, sets and bytes), noted in `foreign` by its place.
+
+    So one such value hides no other mistake of its section.
+    """
+    if isinstance(value, Mapping):
+        inner = {key: f"{where}.{key}" if where else str(key) for key in value}
+        foreign.update({inner[key]: key for key in value if not isinstance(key, str | int | float | None)})
+        return {str(key): _json_values(item, inner[key], foreign) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_values(item, f"{where}[{index}]", foreign) for index, item in enumerate(value)]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    foreign[where] = value
+    return None
+
+
+def _foreign_problem(where: str, value: Any) -> Problem:
+    named = {"date": "a date", "datetime": "a time", "set": "a set", "bytes": "bytes"}
+    kind = named.get(type(value).__name__, f"a {type(value).__name__}")
+    hint = "write a list: [a, b]" if isinstance(value, set) else f'put it in quotes if the text is meant: "{value}"'
+    return Problem(where, f"takes no {kind.removeprefix('a ')}; got {_shown(value)}, which YAML read as {kind}", hint)
+
+
+def _shown(value: Any) -> str:
+    text = repr(sorted(value, key=str)) if isinstance(value, set) else str(value)
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def build(config: type[ConfigType], values: Any, where: str = "") -> ConfigType:

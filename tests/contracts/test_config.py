@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import json
 from enum import StrEnum
 from typing import Annotated, Any, Literal
@@ -250,3 +251,20 @@ def test_merging_lays_changes_over_mappings_and_replaces_the_rest():
     assert merge(base, changes) == {"a": {"b": 1, "c": {"d": 2, "x": 4}}, "e": [9], "f": {"g": 1}}
     assert base == {"a": {"b": 1, "c": {"d": 2}}, "e": [1, 2], "f": 3}
     assert merge({"a": {"b": 1}}, {"a": None}) == {"a": None}
+
+
+def test_what_json_has_no_word_for_is_told_where_it_stands_beside_all_other_mistakes():
+    values = {
+        "name": dt.date(2024, 1, 1),
+        "epochs": "3",
+        "rules": [{"figure": {"a"}, "maximun": 1}],
+        "extra": {"deep": [b"x"], dt.date(2024, 1, 2): 1},
+    }
+    found = {problem.where: problem.message for problem in problems_of(Example, values, "finetuning")}
+    assert set(found) == {
+        "finetuning.name", "finetuning.epochs", "finetuning.rules[0].figure", "finetuning.rules[0].maximun",
+        "finetuning.extra.deep[0]", "finetuning.extra.2024-01-02",
+    }  # fmt: skip
+    assert problems_of(Example, dt.date(2024, 1, 1), "seed")[0].where == "seed"
+    with pytest.raises(InvalidInput, match="6 problems"):
+        build(Example, values, "finetuning")

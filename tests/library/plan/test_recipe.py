@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
+import datetime as dt
 import hashlib
 import importlib
+import os
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -150,6 +152,49 @@ def test_a_suite_without_a_readable_item_is_told(parameters: Parameters, tmp_pat
 def test_a_rule_on_a_figure_that_nothing_measures_is_told(parameters: Parameters) -> None:
     parameters["policy"]["release"]["rules"].append({"figure": "accuracy/sum", "minimum": 0.5})
     assert "did you mean 'accuracy/sums'" in told(parameters)["policy.release.rules[1].figure"]
+
+
+@pytest.mark.parametrize("release", [{"rules": []}, {}])
+def test_a_policy_without_a_rule_is_told_since_it_could_never_pass(parameters: Parameters, release: Any) -> None:
+    parameters["policy"]["release"] = release
+    assert "can never give a PASS" in told(parameters)["policy.release.rules"]
+
+
+def test_a_source_with_nothing_to_read_is_told_and_not_waited_for(parameters: Parameters, tmp_path: Path) -> None:
+    (tmp_path / "empty.txt").touch()
+    (tmp_path / "folder" / "deeper").mkdir(parents=True)
+    os.mkfifo(tmp_path / "pipe")
+    cases = {"empty.txt": "an empty file", "folder": "without any file", "pipe": "neither a file nor a folder"}
+    source = parameters["sources"][0]
+    for name, message in cases.items():
+        for pin in ("", f"#sha256={hashlib.sha256(b'').hexdigest()}"):
+            parameters["sources"][0] = source | {"uri": f"{tmp_path / name}{pin}"}
+            found = told(parameters, cache=tmp_path / "cache")
+            assert list(found) == ["sources[0].uri"]
+            assert message in found["sources[0].uri"] or "pinned is" in found["sources[0].uri"]
+
+
+def test_a_phase_whose_limits_leave_too_few_rows_to_hold_out_is_told(parameters: Parameters) -> None:
+    parameters["policy"]["split"] = {"minimum_heldout": 10}
+    parameters["sources"][0]["limit"] = 19
+    parameters["sources"].append(parameters["sources"][1] | {"name": "more", "limit": 5})
+    found = told(parameters)["policy.split.minimum_heldout"]
+    assert "phase pretrain has at most 19 rows" in found and "9 or less" in found and "sft" not in found
+    parameters["sources"][0]["limit"] = 20
+    assert told(parameters) == {}
+
+
+def test_the_default_of_minimum_heldout_counts_too(parameters: Parameters) -> None:
+    parameters["sources"][2]["limit"] = 15
+    assert "phase dpo has at most 15 rows" in told(parameters)["policy.split.minimum_heldout"]
+
+
+def test_dates_and_sets_hide_no_other_mistake_of_their_section(parameters: Parameters) -> None:
+    parameters["sources"][0] |= {"name": dt.date(2024, 1, 1), "licence": "Free as in beer"}
+    parameters["finetuning"] = {"optimiser": {1, 2}, "epoch": 3}
+    found = told(parameters)
+    assert {"sources[0].name", "sources[0].licence", "finetuning.optimiser", "finetuning.epoch"} <= set(found)
+    assert "got 2024-01-01, which YAML read as a date" in found["sources[0].name"]
 
 
 def test_sequences_longer_than_the_models_context_are_told(parameters: Parameters) -> None:

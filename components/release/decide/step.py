@@ -59,7 +59,7 @@ def run(config: Config, context: Context) -> Mapping[str, Result]:
     verdict = verdict_of(found, subject, private_key if usable else None)
     if verdict["verdict"] == "FAIL":
         context.warn(f"the release is refused: {'; '.join(verdict['reasons'])}")
-    html = release_page(verdict, candidate, comparison, inputs, ancestry.manifests)
+    html = release_page(verdict, candidate, comparison, inputs, ancestry.manifests, config.name)
     return {"verdict": _write_verdict(verdict, context), "page": _write_page(html, verdict, context)}
 
 

@@ -1,32 +1,24 @@
 """The release page: may this model be released, and everything that answer rests on. Written by `decide`, PASS or FAIL.
 
-Verdict first, in plain words; then why, figure by figure against the baseline, what became of the data, licences, cost and
-provenance. No script, no network, no text of a row, no personal data.
+Verdict first, in words for people who are no engineers, with what to do about a refusal; then figures against the baseline, what
+became of the data, licences, cost, every check and provenance. No script, no network, no text of a row, no personal data.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tutelage.contracts import locations
-from tutelage.contracts.manifest import OBSERVATIONS_NAME, Manifest
-from tutelage.errors import StoreError
+from tutelage.contracts.manifest import Manifest
+from tutelage.contracts.masking import mask
+from tutelage.report import comparison as compared
+from tutelage.report import words
+from tutelage.report.cost import Bill, bill
+from tutelage.report.funnel import BySource, by_source, masked_examples, stages
 from tutelage.report.intervals import interval_plot
 from tutelage.report.style import environment, page
 
-WORDS = {"better": "better", "worse": "worse", "cannot_be_told": "cannot be told"}
-MAXIMUM_MASKED_EXAMPLES = 12
-MAXIMUM_EXAMPLE_CHARACTERS = 200
-#: (title, input): the data steps whose rows the funnel follows.
-FUNNEL = (
-    ("Read from the sources", "documents"),
-    ("After licence, quality and personal-data policy", "curated"),
-    ("After removal of duplicates", "unique"),
-    ("Split, without leaks", "splits"),
-)
+_UNKNOWN_LICENCE = "licence_unknown"
 
 
 def release_page(
@@ -35,92 +27,82 @@ def release_page(
     comparison: Mapping[str, Any],
     inputs: Mapping[str, Manifest],
     ancestry: Sequence[Manifest],
+    name: str = "model",
 ) -> str:
-    """The page as one HTML file. `inputs` are those of release/decide, `ancestry` they and all they came from, oldest first."""
+    """The page as one HTML file. `inputs` are those of release/decide, `ancestry` they and all they came from, oldest first;
+    `name` is the model's in the policy."""
     from markupsafe import Markup
 
-    figures = [_figure(figure) for figure in comparison.get("figures", [])]
+    figures = compared.figures(comparison)
     passed = verdict["verdict"] == "PASS"
-    heading = "This model may be released" if passed else "This model must not be released"
-    names = {manifest.uri: name for name, manifest in inputs.items()}
-    cost = _cost(ancestry, names)
-    template = environment().overlay()
-    template.filters = {**environment().filters, "shown": _shown, "words": _words}
-    body = template.from_string(Path(__file__).with_suffix(".jinja").read_text(encoding="utf-8")).render(
+    heading = f"{'Released' if passed else 'Refused'}: {name}"
+    names = {manifest.uri: label for label, manifest in inputs.items()}
+    sources = by_source(inputs)
+    cost = bill((names.get(manifest.uri, manifest.output), manifest) for manifest in ancestry)
+    body = environment().get_template("release_page.jinja").render(
         heading=heading,
         passed=passed,
-        reasons=verdict["reasons"],
-        checks=verdict["checks"],
-        moved=_moved(figures),
+        checks=sorted(verdict["checks"], key=lambda check: bool(check["passed"])),
+        failed=_failed(verdict["checks"], sources),
+        moved=compared.sentences(figures),
+        tiles=_tiles(verdict["checks"], inputs, cost),
         figures=figures,
-        confidence=f"{100 * float(comparison.get('confidence', 0.95)):g}%",
+        confidence=compared.confidence(comparison),
         plot=Markup(interval_plot(figures)),  # noqa: S704  (built of escaped parts)
         not_measured=candidate.get("not_measured", []),
-        funnel=[_stage(title, inputs[name]) for title, name in FUNNEL],
-        masked=_masked(inputs["curated"].details.get("masked")),
+        stages=stages(inputs),
+        by_source=sources,
+        masked=masked_examples(inputs["curated"].details.get("masked")),
         personal=_counts(inputs["curated"].details.get("personal_data")),
-        licences=_licences(inputs["splits"], inputs["model"]),
+        licences=licences_of(inputs["splits"], inputs["model"]),
         cost=cost,
-        seconds=sum(row["seconds"] or 0 for row in cost),
         subject=verdict["subject"],
         key=verdict["key"],
         provenance=[(names.get(manifest.uri, manifest.output), manifest) for manifest in ancestry],
-    )
-    return page(heading, body)
+    )  # fmt: skip
+    return page(heading, mask(body))
 
 
-def _figure(figure: Mapping[str, Any]) -> dict[str, Any]:
-    verdict = figure["verdict"] if figure.get("verdict") in WORDS else "cannot_be_told"
-    still = (
-        verdict == "cannot_be_told" and figure.get("difference") == 0 and figure.get("low") == figure.get("high") == 0
-    )
-    defaults: dict[str, Any] = {"minimum_detectable": None, "notes": [], "items": None, "unit": None, "ratio": None}
-    return {**defaults, **figure, "verdict": verdict, "words": WORDS[verdict], "still": still}
+def licences_of(splits: Manifest, model: Manifest) -> list[tuple[str, int, bool]]:
+    """(SPDX expression, rows used, whether the base model is under it), most rows first."""
+    names = sorted(set(splits.licences) | set(model.licences), key=lambda name: (-splits.licences.get(name, 0), name))
+    return [(name, splits.licences.get(name, 0), name in model.licences) for name in names]
 
 
-def _moved(figures: Sequence[Mapping[str, Any]]) -> str:
-    """What moved and what did not, in one sentence for people who read no tables."""
-    if not figures:
-        return "Nothing was compared with the baseline."
-    sentences = (
-        ("the candidate is better than the baseline on", "better", False),
-        ("the candidate is worse than the baseline on", "worse", False),
-        ("no difference can be told on", "cannot_be_told", False),
-        ("nothing moved on", "cannot_be_told", True),
-    )
-    parts = []
-    for words, verdict, still in sentences:
-        names = [str(figure["name"]) for figure in figures if (figure["verdict"], figure["still"]) == (verdict, still)]
-        if names:
-            parts.append(f"{words} {_listed(names)}")
-    text = "; ".join(parts) + "."
-    return text[0].upper() + text[1:]
+def _failed(checks: Sequence[Mapping[str, Any]], sources: BySource) -> list[dict[str, str]]:
+    """What did not pass, in words, and what to do about it; sources without a licence by name."""
+    found = []
+    for check in checks:
+        if check["passed"]:
+            continue
+        why = str(check["why"])
+        unknown = [row.name for row in sources.rows if row.dropped[_UNKNOWN_LICENCE] and row.name not in why]
+        if check.get("id") == "unlicensed_sources" and unknown:
+            why += f" ({words.listed(unknown)})"
+        figure = str(check.get("id", "")).partition("rule:")[2].rpartition(":")[0]
+        found.append({"why": why, "measures": words.figure(figure), "remedy": words.remedy(check)})
+    return found
 
 
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else ", ".join(names[:-1]) + f" and {names[-1]}"
-
-
-def _stage(title: str, manifest: Manifest) -> dict[str, Any]:
-    dropped = sorted(manifest.dropped.items(), key=lambda item: (-item[1], item[0]))
-    return {"title": title, "rows_in": manifest.rows_in, "rows": manifest.rows, "dropped": dropped}
-
-
-def _masked(examples: Any) -> list[tuple[str, str]]:
-    """(kind, masked example) pairs, a few, cut short; whatever has another shape is left out."""
-    pairs: list[tuple[str, str]] = []
-    if isinstance(examples, Mapping):
-        for kind, values in sorted(examples.items()):
-            listed = values if isinstance(values, list | tuple) else [values]
-            pairs += [(str(kind), str(value)) for value in listed]
-    elif isinstance(examples, list | tuple):
-        for entry in examples:
-            values = entry if isinstance(entry, Mapping) else {"example": entry}
-            kind = values.get("kind") or values.get("type") or values.get("entity") or "masked"
-            text = values.get("example") or values.get("text") or values.get("masked")
-            if text:
-                pairs.append((str(kind), str(text)))
-    return [(kind, text[:MAXIMUM_EXAMPLE_CHARACTERS]) for kind, text in pairs[:MAXIMUM_MASKED_EXAMPLES]]
+def _tiles(
+    checks: Sequence[Mapping[str, Any]], inputs: Mapping[str, Manifest], cost: Bill
+) -> list[tuple[str, str, str]]:
+    """(title, figure, what it is of): what to take in at a glance."""
+    documents, tokens = inputs["documents"], inputs.get("tokens", inputs["splits"])
+    read = documents.rows_in if documents.rows_in is not None else documents.rows
+    passed = sum(1 for check in checks if check["passed"])
+    tiles = [
+        ("Checks passed", f"{passed}", f"of {len(checks)}"),
+        ("Rows trained on", words.shown(tokens.rows), f"of {words.shown(read)} read"),
+    ]
+    if cost.total.tokens is not None:
+        tiles.append(("Tokens trained", words.shown(cost.total.tokens), ""))
+    if cost.total.seconds is not None:
+        tiles.append(("Work measured", words.shown(round(cost.total.seconds)), "seconds"))
+    parameters = inputs["model"].details.get("parameters")
+    if isinstance(parameters, int):
+        tiles.append(("Parameters", f"{parameters / 1e6:,.1f}", "million"))
+    return tiles
 
 
 def _counts(values: Any) -> list[tuple[str, int]]:
@@ -128,54 +110,3 @@ def _counts(values: Any) -> list[tuple[str, int]]:
     counted = values if isinstance(values, Mapping) else {}
     pairs = [(str(name), int(count)) for name, count in counted.items() if isinstance(count, int | float)]
     return sorted(pairs, key=lambda pair: (-pair[1], pair[0]))
-
-
-def _licences(splits: Manifest, model: Manifest) -> list[tuple[str, int, bool]]:
-    names = sorted(set(splits.licences) | set(model.licences), key=lambda name: (-splits.licences.get(name, 0), name))
-    return [(name, splits.licences.get(name, 0), name in model.licences) for name in names]
-
-
-def _cost(ancestry: Iterable[Manifest], names: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Measured figures of every payload that left some. A step with two outputs is counted once."""
-    rows, seen = [], set()
-    for manifest in ancestry:
-        observed = _observations(manifest)
-        if not observed or (manifest.step_key, manifest.attempt) in seen:
-            continue
-        seen.add((manifest.step_key, manifest.attempt))
-        objective = manifest.details.get("objective")
-        memory = observed.get("peak_memory_bytes")
-        name = names.get(manifest.uri, manifest.output)
-        rows.append(
-            {
-                "name": f"{name} ({objective})" if objective else name,
-                "step": manifest.step,
-                "seconds": observed.get("seconds"),
-                "memory": round(memory / 2**20) if memory else None,
-                "tokens": manifest.details.get("tokens_trained"),
-            }
-        )
-    return rows
-
-
-def _observations(manifest: Manifest) -> dict[str, float]:
-    """What was measured while the payload was made; empty where nothing is on record."""
-    try:
-        values = json.loads(locations.read_bytes(locations.join(manifest.location, OBSERVATIONS_NAME)))
-    except (FileNotFoundError, StoreError, ValueError):
-        return {}
-    numbers = values if isinstance(values, dict) else {}
-    return {key: value for key, value in numbers.items() if isinstance(value, int | float)}
-
-
-def _shown(value: Any) -> str:
-    """A number as readers want it, a word as it is, nothing as a dash."""
-    if value is None:
-        return "–"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        return str(value)[:64]
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.4g}"
-
-
-def _words(name: str) -> str:
-    return name.replace("_", " ")

@@ -12,29 +12,13 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from tutelage.report.run_record import FAILED, Task
-from tutelage.report.style import number
+from tutelage.report.style import duration, number
 
 NODE_WIDTH, NODE_HEIGHT, GAP_X, GAP_Y = 172, 44, 20, 26
 TIMELINE_WIDTH, LABEL_WIDTH, ROW_HEIGHT = 720, 150, 24
 CURVE_WIDTH, CURVE_HEIGHT = 340, 210
 SWEEPS = 6
 LOOSE_IN_A_ROW = 3
-
-
-def duration(seconds: float | None) -> str:
-    """Seconds for readers: < 0.1 s, 0.4 s, 12 s, 3 min 20 s, 2 h 5 min; "" when unknown."""
-    if seconds is None:
-        return ""
-    if seconds < 0.1:
-        return "< 0.1 s"
-    if seconds < 9.95:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def graph(tasks: Mapping[str, Task]) -> str:

@@ -11,7 +11,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +24,16 @@ from tutelage.contracts.manifest import Manifest
 from tutelage.contracts.masking import mask
 from tutelage.lineage.graph import Graph, back_from, from_manifests
 from tutelage.lineage.tree import render as tree
+from tutelage.report import comparison as compared
+from tutelage.report.cost import Bill, bill
+from tutelage.report.funnel import STAGES as DATA_STEPS
+from tutelage.report.funnel import by_source, masked_examples, stages
 from tutelage.report.intervals import interval_plot
-from tutelage.report.run_charts import duration, graph, loss_curve, timeline
+from tutelage.report.release_page import licences_of
+from tutelage.report.run_charts import graph, loss_curve, reduced, timeline
 from tutelage.report.run_record import FAILED, STATES, Record, read_record, warnings_of
-from tutelage.report.style import environment, number, page
+from tutelage.report.style import duration, environment, number, page, size
+from tutelage.step import repository_root
 
 OUTCOMES: Mapping[str, str] = {
     "done": "✓ done",
@@ -33,7 +42,6 @@ OUTCOMES: Mapping[str, str] = {
     "invalid": "✗ wrong input",
     "budget": "✗ budget spent",
 }
-VERDICTS = {"better": "▲ better", "worse": "▼ worse", "cannot_be_told": "○ cannot be told"}
 
 
 def render(folder: Path, *, needs: Mapping[str, tuple[str, ...]] | None = None, store: str | None = None) -> str:
@@ -51,50 +59,135 @@ def render(folder: Path, *, needs: Mapping[str, tuple[str, ...]] | None = None, 
     models = {label: made for label, made in record.of_kind("model").items() if made.details.get("loss")}
     comparison = _comparison(record)
     lineage = _lineage(record, manifests)
+    made = {name: manifest for key, manifest in manifests.items() for name in [key.split("/", 1)[1]]}
+    verdict = _verdict(record, folder)
+    cost = bill([(key.split("/")[0], manifest) for key, manifest in manifests.items()])
     # A page about a run that went wrong cannot be strict about what is missing.
     template = environment().overlay(undefined=ChainableUndefined)
-    template.filters = {**environment().filters, "duration": duration, "bytes": size, "number": _number}
-    body = template.from_string(Path(__file__).with_suffix(".jinja").read_text(encoding="utf-8")).render(
+    template.filters = {**environment().filters, "number": _number}
+    body = template.get_template("run_page.jinja").render(
         record=record,
         outcome=_outcome(record),
+        story=_story(record, models),
+        started=_moment(record.record.get("started")),
+        tiles=_tiles(record, made, cost),
+        links=_links(
+            record, models=models, comparison=comparison, verdict=verdict, made=made, cost=cost, lineage=lineage
+        ),
         tasks=list(record.tasks.values()),
+        after=reduced({label: task.needs for label, task in record.tasks.items()}),
         counts=_counts(record),
         troubles=[task for task in record.tasks.values() if task.failed],
         warnings=warnings_of(record.tasks),
         # Drawings are built of escaped parts.
         graph=Markup(graph(record.tasks)),  # noqa: S704
         timeline=Markup(timeline(record.tasks)),  # noqa: S704
-        curves=[Markup(loss_curve(label, made.details["loss"])) for label, made in models.items()],  # noqa: S704
+        curves=[Markup(loss_curve(label, item.details["loss"])) for label, item in models.items()],  # noqa: S704
         models=models,
         comparison=comparison,
+        moved=compared.sentences(comparison["figures"]) if comparison else [],
         plot=Markup(interval_plot(comparison["figures"])) if comparison else "",  # noqa: S704
         scorecards=[] if comparison else _scorecards(record),
-        verdict=_verdict(record, folder),
-        funnel=[(key, made) for key, made in manifests.items() if made.rows_in is not None],
+        verdict=verdict,
+        stages=stages(made),
+        by_source=by_source(made),
+        masked=masked_examples(made["curated"].details.get("masked")) if "curated" in made else [],
+        personal=sorted((made["curated"].details.get("personal_data") or {}).items()) if "curated" in made else [],
+        licences=_licences(made, record),
+        cost=cost,
         lineage=tree(lineage) if lineage else None,
         sources=_sources(lineage),
-        seeds=sorted({str(made.seed) for made in manifests.values() if made.seed is not None}),
+        seeds=sorted({str(item.seed) for item in manifests.values() if item.seed is not None}),
         settings={label: _settings(task.made) for label, task in record.tasks.items() if task.made},
-        payload_bytes=sum(entry.size for made in manifests.values() for entry in made.files),
+        payload_bytes=sum(entry.size for item in manifests.values() for entry in item.files),
         command=_command(record.record.get("command")),
         versions=dict(sorted((record.record.get("versions") or {}).items())),
     )
-    return page(f"Run {record.run}", mask(body))
+    return page(f"Run {record.run}", mask(_relative(body, folder, store)))
+
+
+def _relative(body: str, folder: Path, store: str | None) -> str:
+    """The page without this machine's folders: places below runs, store and repository are named from there."""
+    runs = folder.absolute().parent
+    shorter = {str(repository_root()): "", str(runs): runs.name, str(runs.resolve()): runs.name, str(Path.home()): "~"}
+    if store and locations.is_local(store):
+        shorter[locations.normalise(store)] = Path(store).name
+    for place, name in sorted(shorter.items(), key=lambda item: -len(item[0])):
+        if len(place) > 1:
+            start = rf"(?<![\w./~-]){re.escape(str(escape(place)))}"
+            body = re.sub(rf"{start}/", f"{name}/" if name else "", body)
+            body = re.sub(rf"{start}(?![\w.-])", name or ".", body)
+    return body
+
+
+def _story(record: Record, models: Mapping[str, Manifest]) -> str:
+    """What the run did, in a sentence or two."""
+    took = record.record.get("seconds")
+    ran = [task for task in record.tasks.values() if task.state in ("done", "reused")]
+    text = f"{len(ran)} of {len(record.tasks)} tasks ended well"
+    if took:
+        text += f", over {duration(took)}"
+    reused = sum(task.state == "reused" for task in ran)
+    if reused:
+        text += f"; {reused} found their work finished by an earlier run"
+    trained = [f"{item.details.get('objective')} ({number(item.details.get('tokens_trained'))} tokens)"
+               for item in models.values()]  # fmt: skip
+    return f"{text}. Trained: {', '.join(trained)}." if trained else f"{text}. Nothing was trained."
+
+
+def _moment(text: Any) -> str:
+    """A time as people write it, to the second; as it stands where it is none."""
+    try:
+        moment = datetime.fromisoformat(str(text)).astimezone(UTC)
+    except ValueError:
+        return str(text or "")
+    return f"{moment.day} {moment:%B %Y, %H:%M:%S} UTC"
+
+
+def _tiles(record: Record, made: Mapping[str, Manifest], cost: Bill) -> list[tuple[str, str, str]]:
+    """(title, figure, what it is of): what to take in at a glance."""
+    tiles = [("Took", duration(record.record.get("seconds")), "")] if record.record.get("seconds") is not None else []
+    states = [task.state for task in record.tasks.values()]
+    if states:
+        ended = states.count("done") + states.count("reused")
+        tiles.append(("Tasks done", str(ended), f"of {len(states)}"))
+    data = made.get("tokens", made.get("splits"))
+    if data is not None and "documents" in made:
+        tiles.append(("Rows trained on", number(data.rows), f"of {number(made['documents'].rows)} read"))
+    if cost.total.tokens is not None:
+        tiles.append(("Tokens trained", number(cost.total.tokens), ""))
+    if (memory := record.record.get("peak_memory_bytes") or cost.total.memory_bytes) is not None:
+        tiles.append(("Largest process", size(memory), str(record.record.get("peak_memory_process") or "")))
+    return tiles
+
+
+def _links(record: Record, **parts: Any) -> list[tuple[str, str]]:
+    """(id, words) of the sections that are there."""
+    data = any(name in parts["made"] for _, name in DATA_STEPS)
+    shown = (
+        ("trouble", "What went wrong", any(task.failed for task in record.tasks.values())),
+        ("pipeline", "Pipeline", True),
+        ("training", "Training", parts["models"]),
+        ("figures", "Figures", parts["comparison"] or _scorecards(record)),
+        ("gate", "Gate", parts["verdict"]),
+        ("data", "Data", data),
+        ("licences", "Licences", _licences(parts["made"], record)),
+        ("cost", "Cost", parts["cost"].rows),
+        ("lineage", "Lineage", parts["lineage"]),
+        ("again", "Doing it again", True),
+    )
+    return [(place, words) for place, words, there in shown if there]
+
+
+def _licences(made: Mapping[str, Manifest], record: Record) -> list[tuple[str, int, bool]]:
+    """Licences of the rows used and of the last model; empty before there are rows."""
+    splits, models = made.get("splits"), list(record.of_kind("model").values())
+    return licences_of(splits, models[-1]) if splits is not None and models else []
 
 
 def _command(command: Any) -> str:
     """The command line, from one string or a list of words."""
     return command if isinstance(command, str) else " ".join(map(str, command or []))
-
-
-def size(count: int | None) -> str:
-    """Bytes for readers: 512 B, 3.4 kB, 93 MB, "unknown"."""
-    if count is None:
-        return "unknown"
-    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 1000 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if value >= 10 or units[0] == "B" else f"{value:.1f} {units[0]}"
 
 
 def _number(value: Any) -> str:
@@ -122,15 +215,7 @@ def _comparison(record: Record) -> dict[str, Any] | None:
     payload = record.payload(found[-1], "comparison.json") if found else {}
     if not payload.get("figures"):
         return None
-    figures = [
-        {
-            "baseline": None, "candidate": None, "difference": None, "low": None, "high": None, "items": None,
-            "lower_is_better": False, **figure, "words": VERDICTS.get(figure.get("verdict"), "○ cannot be told")[2:],
-            "shown": VERDICTS.get(figure.get("verdict"), "○ cannot be told"),
-        }
-        for figure in payload["figures"]
-    ]  # fmt: skip
-    return {"confidence": f"{100 * float(payload.get('confidence', 0.95)):g}%", "figures": figures}
+    return {"confidence": compared.confidence(payload), "figures": compared.figures(payload)}
 
 
 def _scorecards(record: Record) -> list[tuple[str, list[Mapping[str, Any]]]]:

@@ -30,7 +30,8 @@ from tutelage.step.description import (
     repository_root,
     step_names,
 )
-from tutelage.step.running import RunFunction, execute, peak_memory_bytes
+from tutelage.step.measured import peak_memory_bytes
+from tutelage.step.running import RunFunction, execute
 
 __all__ = [
     "PROGRESS_INTERVAL_SECONDS", "RUNTIMES", "Context", "Description", "Output", "Request", "RunFunction", "append_event",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import os
-import resource
-import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +16,7 @@ from tutelage.contracts.store import Result
 from tutelage.errors import TutelageError
 from tutelage.step.context import Context, Request
 from tutelage.step.description import describe
+from tutelage.step.measured import cpu_seconds, peak_memory_bytes
 
 log = logging.getLogger("tutelage")
 RunFunction = Callable[[Any, Context], Mapping[str, Result]]
@@ -65,7 +64,8 @@ def _results(
     kinds = describe(request.step).writes
     if set(results) != set(kinds):
         raise TutelageError(f"{request.step} gave {sorted(results)}, its component.yaml promises {sorted(kinds)}")
-    context.observe(seconds=round(time.monotonic() - started, 3), peak_memory_bytes=peak_memory_bytes())
+    context.observe(seconds=round(time.monotonic() - started, 3), cpu_seconds=round(cpu_seconds(), 3))
+    context.observe(peak_memory_bytes=peak_memory_bytes())
     return {name: _finish(name, kinds[name], results[name], config, context, request) for name in kinds}
 
 
@@ -98,14 +98,6 @@ def _finish(name: str, kind: str, result: Result, config: Config, context: Conte
     observations = json.dumps(context.observations, indent=1).encode()
     locations.write_bytes(locations.join(output.location, OBSERVATIONS_NAME), observations)
     return store.finish(manifest)
-
-
-def peak_memory_bytes() -> int:
-    """Largest resident set of this process and its finished children, in bytes."""
-    both = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    # In KiB, but in bytes on macOS.
-    unit = 1 if sys.platform == "darwin" else 1024
-    return max(resource.getrusage(who).ru_maxrss for who in both) * unit
 
 
 def _write_outcome(request: Request, rank: int, started: float, error: BaseException | None) -> None:

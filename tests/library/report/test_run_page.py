@@ -70,7 +70,8 @@ def test_a_run_that_ended_well_shows_pipeline_curves_figures_data_sources_and_ve
     assert "✓ done" in page.text
     for words in (
         "12 done, 4 not run", "train-sft: loss from", "▲ better", "▼ worse", "○ cannot be told", "-0.41 to -0.2",
-        "licence unknown: 10", "near duplicate: 2", "wheel://topics==1.0/data", "NOASSERTION: 10", "2.17.0", "recipes/tiny.yaml",
+        "10 × nobody knows its licence", "2 × nearly the same as a row that was kept",
+        "wheel://topics==1.0/data", "NOASSERTION: 10", "2.17.0", "recipes/tiny.yaml",
         "pipeline: llm-training", "2,600,000", "39,000",
     ):  # fmt: skip
         assert words in page.text + str(page.tags), words

@@ -75,6 +75,15 @@ def test_rows_without_a_licence_refuse_the_release_unless_the_policy_lets_them_b
     assert decided(line, unlicensed_sources="drop")["verdict"] == "PASS"
 
 
+def test_sources_that_say_no_licence_are_named(line):
+    told = [{"name": "found-somewhere", "licence": "NOASSERTION"}, {"name": "manual", "licence": "MIT"}]
+    line.alter("documents", details={"sources": told})
+    line.alter("curated", dropped={"too_short": 1, "licence_unknown": 1})
+    assert decided(line)["reasons"] == [
+        "1 row came from sources without a known licence (found-somewhere); the policy refuses such sources"
+    ]
+
+
 def test_rows_that_were_used_need_a_licence_whatever_the_policy_says(line):
     line.alter("splits", licences={"MIT": 7, "NOASSERTION": 1})
     assert (
@@ -230,16 +239,31 @@ def test_the_page_says_the_verdict_first_and_what_did_not_move(line):
     decided(line)
     page = line.page()
     assert (
-        page.index("This model may be released") < page.index("What was checked") < page.index("Against the baseline")
+        page.index("This model may be released, because")
+        < page.index("Against the baseline")
+        < page.index("What was checked")
     )
-    assert "The candidate is better than the baseline on perplexity/pretrain" in page
-    assert "the candidate is worse than the baseline on refusal/harmless; nothing moved on accuracy/arithmetic" in page
-    assert "cannot be told: did not move" in page
-    for shown in ("▲ better", "▼ worse", "too short: 2", "&lt;EMAIL_ADDRESS&gt;", "Apache-2.0", "Provenance", "<svg"):
+    assert (
+        "▲ <strong>Got better:</strong> how surprised it is by unseen documents (perplexity/pretrain), from 500 to 300"
+        in page
+    )
+    assert "▼ <strong>Got worse:</strong> share of harmless requests it refuses all the same (refusal/harmless)" in page
+    assert "<strong>Did not move:</strong> accuracy/arithmetic" in page
+    assert "cannot be told</span>: did not move" in page
+    for shown in (
+        "▲ better",
+        "▼ worse",
+        "2 × shorter than the recipe asks",
+        "&lt;EMAIL_ADDRESS&gt;",
+        "Apache-2.0",
+        "Provenance",
+        "<svg",
+    ):
         assert shown in page
     assert "no held-out rows of phase &lt;sft&gt;" in page
     decided(line, rules=[])
-    assert "This model must not be released" in line.page()
+    assert "This model must not be released, because" in line.page()
+    assert "<strong>What to do:</strong> write down what good enough is, in policy.release.rules." in line.page()
 
 
 def test_text_from_outside_is_escaped_on_the_page(line):

@@ -8,7 +8,7 @@ STAMP := $(VENV)/.set-up
 LOCKS := requirements/laptop.lock requirements/ml-metadata.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup java run test test-all check format compile lock bench clean
+.PHONY: help setup java run test test-all check format compile component lock bench pictures clean
 
 help:
 	@echo "make setup             create $(VENV) with what the lock says (once per change of the lock)"
@@ -18,8 +18,10 @@ help:
 	@echo "make check             lint, format, types, imports, locks, and whether compiled/ is up to date"
 	@echo "make format            put every file into the shape that 'make check' asks for"
 	@echo "make compile           write compiled/*.yaml from pipelines/"
+	@echo "make component STAGE=… VERB=…   a new component's folder, which passes every check but its own test"
 	@echo "make lock              write images/*/requirements.lock and requirements/laptop.lock from $(VENV)"
 	@echo "make bench AREA=…      measure ours beside the peers; one JSON object a row on stdout"
+	@echo "make pictures          the README's pictures of the pages, from the latest run in runs/ (RUN=… for another); needs Chromium"
 	@echo "make clean             remove caches and build products ($(VENV) and runs/ stay)"
 	@echo
 	@echo "PYTHON=$(PYTHON) and VENV=$(VENV) can be set, for example: make setup PYTHON=/usr/bin/python3.11"
@@ -71,6 +73,12 @@ format: setup
 compile: setup
 	$(BIN)/tutelage compile
 
+# Not $(STAGE) and $(VERB): the shell must not read what they hold.
+component: export STAGE := $(STAGE)
+component: export VERB := $(VERB)
+component: setup
+	@$(BIN)/python -m tutelage.orchestrate.new_component "$$STAGE" "$$VERB"
+
 lock: setup
 	$(BIN)/python images/lock.py
 
@@ -79,6 +87,9 @@ bench: setup
 	  echo "error: no benchmark '$(AREA)'; there are: $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py))" >&2; \
 	  echo "hint: make bench AREA=…" >&2; exit 2; }
 	@$(BIN)/python -m benchmarks.$(AREA)
+
+pictures: setup
+	$(BIN)/python -m docs.pictures.take $(or $(RUN),latest)
 
 clean:
 	rm -rf build dist src/*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -92,6 +92,7 @@ def run(recipe: str, assignments: tuple[str, ...], runs: str | None, fresh: bool
     from tutelage.orchestrate.pages import write_report
     from tutelage.orchestrate.progress import Progress
     from tutelage.orchestrate.run_locally import run_locally
+    from tutelage.orchestrate.runs_table import summary
     from tutelage.orchestrate.tasks import tasks_of
 
     chosen = _recipe(recipe, assignments)
@@ -106,23 +107,12 @@ def run(recipe: str, assignments: tuple[str, ...], runs: str | None, fresh: bool
     if as_json:
         print(json.dumps(vars(record)))
     else:
-        _summary(record)
+        click.echo(summary(record))
     if record.cause:
         hint = f"\n\nhint: {record.hint}" if record.hint else ""
         where = f"{record.failed_task}: " if record.failed_task else ""
         click.echo(f"error: {where}{record.cause}{hint}", err=True)
     sys.exit(record.exit_code)
-
-
-def _summary(record: Any) -> None:
-    click.echo(f"run       {record.run}")
-    click.echo(
-        f"outcome   {record.outcome} in {record.seconds:.1f} s"
-        + (f", verdict {record.verdict}" if record.verdict else "")
-    )
-    if record.release_page:
-        click.echo(f"release   {record.release_page}")
-    click.echo(f"report    {record.report}")
 
 
 @commands.command()
@@ -187,18 +177,27 @@ def compile_command(only_check: bool, as_json: bool) -> None:
 @runs_option
 @json_option
 def runs_command(runs: str | None, as_json: bool) -> None:
-    """List the runs on record."""
+    """List the runs on record: outcome, verdict, the figures that the release policy asks about, time and sizes."""
+    from tutelage.orchestrate.measured import store_bytes
     from tutelage.orchestrate.records import readable_records
+    from tutelage.orchestrate.runs_table import runs_table, size
 
-    records, problems = readable_records(_settings(runs))
+    settings = _settings(runs)
+    records, problems = readable_records(settings)
+    place, held = settings.store_root, None
+    try:
+        held = store_bytes(place)
+    except (TutelageError, OSError) as error:
+        problems.append(f"size of the store is not measured: {str(error).splitlines()[0]}")
     if as_json:
-        print(json.dumps({"outcome": "done", "runs": [vars(record) for record in records], "problems": problems}))
+        listed = [vars(record) | {"state": record.state} for record in records]
+        store = {"location": place, "bytes": held}
+        print(json.dumps({"outcome": "done", "runs": listed, "store": store, "problems": problems}))
         return
     for problem in problems:
         click.echo(f"warning: {problem}", err=True)
-    for record in records:
-        seconds = f"{record.seconds:8.1f} s" if record.seconds is not None else "         -"
-        click.echo(f"{record.run:<40} {record.outcome or 'unfinished':<10} {record.verdict or '-':<5} {seconds}")
+    click.echo(runs_table(records) if records else "no runs on record; start one: tutelage run recipes/tiny.yaml")
+    click.echo(f"\nstore {place}: {size(held)}")
 
 
 @commands.command()

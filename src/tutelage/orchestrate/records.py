@@ -10,11 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import yaml
+from pydantic import TypeAdapter, ValidationError
 
 from tutelage.contracts import locations, manifest
 from tutelage.errors import InvalidInput, StoreError
+from tutelage.orchestrate.measured import payload_bytes, stages_of
 from tutelage.runtimes.settings import Settings
 
+RECORD_NAME = "run.json"
 EXIT_CODES = {"done": 0, "failed": 1, "invalid": 2, "refused": 3, "budget": 4}
 
 
@@ -42,6 +46,25 @@ class RunRecord:
     release_page: str | None = None
     artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    stages: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Stage → seconds, and how many tasks finished, were reused, failed or were cut off."""
+    peak_memory_bytes: int | None = None
+    """Largest resident memory of one process of the run; None: not measured."""
+    peak_memory_process: str | None = None
+    """Which one, where that is known."""
+    store_bytes: int | None = None
+    """Size of the store when the run ended; None: not measured."""
+    payload_bytes: int | None = None
+    """Size of the payloads that the run made or reused."""
+    spark_starts: int | None = None
+    """Spark sessions started; None: not measured."""
+    figures: list[dict[str, Any]] = field(default_factory=list)
+    """What the release policy asks about: name, unit, baseline, candidate, verdict."""
+
+    @property
+    def state(self) -> str:
+        """The outcome; of a run without one: running, or killed."""
+        return self.outcome or ("running" if is_alive(self) else "killed")
 
     @property
     def exit_code(self) -> int:
@@ -50,23 +73,28 @@ class RunRecord:
 
     def save(self) -> None:
         """Write run.json."""
-        locations.write_bytes(str(Path(self.folder) / "run.json"), json.dumps(vars(self), indent=1).encode())
+        locations.write_bytes(str(Path(self.folder) / RECORD_NAME), json.dumps(vars(self), indent=1).encode())
 
 
 def run_folders(settings: Settings) -> list[Path]:
     """Folders of all runs on record, oldest first."""
-    found = [path.parent for path in Path(settings.runs).absolute().glob("*/run.json")]
+    found = [path.parent for path in Path(settings.runs).absolute().glob(f"*/{RECORD_NAME}")]
     return sorted(found, key=lambda path: path.name)
 
 
 def read_record(folder: Path) -> RunRecord:
     """The record of a run. Raises StoreError when run.json is torn or of another version."""
     try:
-        return RunRecord(**json.loads((folder / "run.json").read_text()))
-    except (ValueError, TypeError) as error:
-        raise StoreError(
-            f"record of run {folder.name} cannot be read: {error}", hint=f"remove {folder} if nobody needs it"
-        ) from error
+        text = (folder / RECORD_NAME).read_text(encoding="utf-8")
+        RunRecord(**json.loads(text))
+        # Strictly by type: JSON that somebody else wrote has the keys, and breaks what reads it later.
+        return TypeAdapter(RunRecord).validate_json(text, strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        cause = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except (ValueError, TypeError, OSError) as error:
+        cause = str(error).splitlines()[0]
+    raise StoreError(f"record of run {folder.name} cannot be read: {cause}", hint=f"remove {folder} if nobody needs it")
 
 
 def readable_records(settings: Settings) -> tuple[list[RunRecord], list[str]]:
@@ -77,6 +105,9 @@ def readable_records(settings: Settings) -> tuple[list[RunRecord], list[str]]:
             records.append(read_record(folder))
         except StoreError as error:
             problems.append(error.message)
+    begun = [path.parent.name for path in Path(settings.runs).absolute().glob("*/recipe.yaml")]
+    recorded = {folder.name for folder in run_folders(settings)}
+    problems += [f"run {name} has no record: it was cut off as it started" for name in sorted(set(begun) - recorded)]
     return records, problems
 
 
@@ -94,20 +125,24 @@ def is_alive(record: RunRecord) -> bool:
     """Whether the command line of a run still runs; process ids are used again, so its start time must agree."""
     try:
         return abs(psutil.Process(record.process).create_time() - record.process_started) < 2
-    except psutil.NoSuchProcess:
+    except (psutil.Error, ValueError, OverflowError):
         return False
 
 
 def conclude(record: RunRecord, events: Sequence[Mapping[str, Any]], exit_code: int) -> None:
     """Fill in what the events and payloads say of the run's end, and save it."""
     finished = {event["task"]: event for event in events if event["event"] == "finished"}
+    record.stages = stages_of(events)
+    made = []
     for label, event in finished.items():
         for name, uri in event["outputs"].items():
             try:
-                _note_artifact(record, f"{label}/{name}", manifest.read(uri))
+                made.append(manifest.read(uri))
+                _note_artifact(record, f"{label}/{name}", made[-1])
             except (OSError, StoreError):
                 # The store was removed or moved since: the run's own record says what it can.
                 record.artifacts[f"{label}/{name}"] = {"kind": "gone", "digest": "", "manifest": uri}
+    record.payload_bytes = payload_bytes(made)
     failed = [event for event in events if event["event"] == "failed"]
     stopped = any(event.get("stopped") == "budget" for event in finished.values())
     if failed:
@@ -129,10 +164,23 @@ def _note_artifact(record: RunRecord, name: str, made: manifest.Manifest) -> Non
         verdict = manifest.read_json(made, "verdict.json")
         record.verdict = str(verdict["verdict"])
         record.failed_checks = [check["id"] for check in verdict["checks"] if not check["passed"]]
+    if made.kind == "comparison":
+        record.figures = _figures_asked_about(Path(record.folder), manifest.read_json(made, "comparison.json"))
     if made.kind == "page":
         target = Path(record.folder) / "release.html"
         target.write_bytes(locations.read_bytes(made.file("page.html")))
         record.release_page = str(target)
+
+
+def _figures_asked_about(folder: Path, comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The figures that the run's release policy has rules on, in its order; all of them where it has none."""
+    recipe = folder / "recipe.yaml"
+    given = yaml.safe_load(recipe.read_text(encoding="utf-8")) if recipe.is_file() else {}
+    rules = given.get("parameters", {}).get("policy", {}).get("release", {}).get("rules", [])
+    measured = {str(figure["name"]): figure for figure in comparison["figures"]}
+    names = dict.fromkeys(str(rule["figure"]) for rule in rules) or measured
+    keys = ("name", "unit", "lower_is_better", "baseline", "candidate", "verdict")
+    return [{key: measured[name].get(key) for key in keys} for name in names if name in measured]
 
 
 def _conclude_killed(record: RunRecord, begun: Sequence[str], finished: Mapping[str, Any]) -> None:

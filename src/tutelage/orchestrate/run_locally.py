@@ -28,6 +28,7 @@ from tutelage.contracts import locations
 from tutelage.errors import StoreError, TutelageError
 from tutelage.lineage.events import read_events
 from tutelage.orchestrate.compile import compiled_file
+from tutelage.orchestrate.measured import ProcessWatch, store_bytes
 from tutelage.orchestrate.recipes import Recipe
 from tutelage.orchestrate.records import RunRecord, conclude, is_alive, readable_records
 from tutelage.orchestrate.tasks import tasks_of
@@ -48,17 +49,21 @@ def run_locally(recipe: Recipe, settings: Settings, *, on_event: OnEvent, comman
     started = time.monotonic()
     events: list[Mapping[str, Any]] = []
     child = _start(recipe, folder)
+    watch = ProcessWatch(child.pid)
     try:
-        for event in _follow(folder / "events.jsonl", child):
-            events.append(event)
-            on_event(event)
-            lineage.consume([event])
+        with watch:
+            for event in _follow(folder / "events.jsonl", child):
+                events.append(event)
+                watch.task = event["task"]
+                on_event(event)
+                lineage.consume([event])
     except KeyboardInterrupt:
         record.cause, record.hint = "interrupted", "run the same command again: finished steps are reused"
     finally:
         _end(child)
         shutil.rmtree(folder / "tmp", ignore_errors=True)
         record.seconds = round(time.monotonic() - started, 3)
+        _measure(record, watch, settings, on_event)
         try:
             conclude(record, events, child.returncode)
         except StoreError as error:
@@ -66,6 +71,17 @@ def run_locally(recipe: Recipe, settings: Settings, *, on_event: OnEvent, comman
             on_event(warning(f"record of this run is not written: {error.message}"))
         lineage.close()
     return record
+
+
+def _measure(record: RunRecord, watch: ProcessWatch, settings: Settings, on_event: OnEvent) -> None:
+    """Note what the run took. What could not be measured stays None, and is said."""
+    if watch.peak is not None:
+        record.peak_memory_bytes, record.peak_memory_process = watch.peak.size, watch.peak.process
+    record.spark_starts = watch.spark_starts
+    try:
+        record.store_bytes = store_bytes(settings.store_root)
+    except (StoreError, OSError) as error:
+        on_event(warning(f"size of the store is not measured: {str(error).splitlines()[0]}"))
 
 
 def warning(message: str) -> dict[str, Any]:

@@ -34,8 +34,11 @@ from components.serve.deploy.component import deploy
 from components.train.train.component import train
 from tutelage.step import describe, repository_root, step_names
 
-#: What the run form shows before anything is typed: the tiny recipe.
-DEFAULTS: Mapping[str, Any] = yaml.safe_load((repository_root() / "recipes" / "tiny.yaml").read_text())["parameters"]
+
+def defaults(recipe: str) -> Mapping[str, Any]:
+    """The values of `recipe`: what the run form shows before anything is typed, so that a first run works as it stands."""
+    file = repository_root() / "recipes" / f"{recipe}.yaml"
+    return dict(yaml.safe_load(file.read_text(encoding="utf-8"))["parameters"])
 
 
 #: What a pod needs that only starts a job and follows it; the job's own pods get what component.yaml says.

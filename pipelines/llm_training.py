@@ -7,7 +7,9 @@ The defaults of the run form are the tiny recipe, so that a first run works with
 
 from kfp import dsl
 
-from pipelines.line import DEFAULTS, line
+from pipelines.line import defaults, line
+
+TINY = defaults("tiny")
 
 
 @dsl.pipeline(
@@ -15,14 +17,14 @@ from pipelines.line import DEFAULTS, line
     description="From licensed sources to a probed endpoint: pretraining, finetuning, alignment, evaluation, release gate.",
 )
 def llm_training(
-    sources: list = DEFAULTS["sources"],
-    base_model: dict = DEFAULTS["base_model"],
-    pretraining: dict = DEFAULTS["pretraining"],
-    finetuning: dict = DEFAULTS["finetuning"],
-    alignment: dict = DEFAULTS["alignment"],
-    evaluation: dict = DEFAULTS["evaluation"],
-    policy: dict = DEFAULTS["policy"],
-    seed: int = DEFAULTS["seed"],
+    sources: list = TINY["sources"],
+    base_model: dict = TINY["base_model"],
+    pretraining: dict = TINY["pretraining"],
+    finetuning: dict = TINY["finetuning"],
+    alignment: dict = TINY["alignment"],
+    evaluation: dict = TINY["evaluation"],
+    policy: dict = TINY["policy"],
+    seed: int = TINY["seed"],
 ) -> None:
     """Wire every phase."""
     phases = {"pretraining": pretraining, "finetuning": finetuning, "alignment": alignment}

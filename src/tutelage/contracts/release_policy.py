@@ -26,10 +26,11 @@ class Rule(Config):
     """The candidate's figure may be at most this."""
     minimum: float | None = None
     """The candidate's figure must be at least this."""
-    must_be: Literal["better", "not_worse"] | None = None
-    """Against the baseline, over the whole confidence interval: better (proven), or not_worse (not proven worse)."""
+    must_be: Literal["better", "non_inferior", "not_worse"] | None = None
+    """Against the baseline, over the whole confidence interval: better (proven), non_inferior (proven to lose less than
+    `margin`), or not_worse (not proven worse, which too few items never are)."""
     margin: float = Field(default=0.0, ge=0.0)
-    """In the difference's unit: `better` by more than this, `not_worse` lets the candidate lose up to this."""
+    """In the difference's unit: `better` by more than this, `non_inferior` and `not_worse` let the candidate lose up to this."""
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Rule:
@@ -37,6 +38,10 @@ class Rule(Config):
             raise ValueError(f"rule on {self.figure!r} asks for nothing; give maximum, minimum or must_be")
         if self.margin and self.must_be is None:
             raise ValueError(f"rule on {self.figure!r} has a margin and no must_be; a margin belongs to must_be")
+        if self.must_be == "non_inferior" and not self.margin:
+            raise ValueError(
+                f"rule on {self.figure!r} asks for non_inferior without a margin; say how much may be lost"
+            )
         return self
 
 

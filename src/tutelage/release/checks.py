@@ -67,7 +67,7 @@ def built_in_checks(inputs: Mapping[str, Manifest], policy: ReleasePolicy, ances
     """The checks that no policy can switch off."""
     chain = ancestry.models_behind(inputs["model"])
     return [
-        _unlicensed_rows(inputs["curated"], policy),
+        _unlicensed_rows(inputs["documents"], inputs["curated"], policy),
         _unlicensed_kept(inputs["splits"]),
         _model_licence(inputs["model"]),
         _tokenizer_licences(chain),
@@ -80,19 +80,26 @@ def built_in_checks(inputs: Mapping[str, Manifest], policy: ReleasePolicy, ances
     ]
 
 
-def _unlicensed_rows(curated: Manifest, policy: ReleasePolicy) -> Check:
+def _unlicensed_rows(documents: Manifest, curated: Manifest, policy: ReleasePolicy) -> Check:
     count = sum(number for reason, number in curated.dropped.items() if reason.startswith("licence_unknown"))
     passed = count == 0 or policy.unlicensed_sources == "drop"
     if count == 0:
         why = "every source row has a known licence"
     elif passed:
-        why = f"{_rows(count)} without a known licence dropped, as the policy allows"
+        why = f"{_rows(count)} without a known licence dropped{_named(documents)}, as the policy allows"
     else:
-        why = f"{_rows(count)} came from sources without a known licence; the policy refuses such sources"
+        why = f"{_rows(count)} came from sources without a known licence{_named(documents)}; the policy refuses such sources"
     bound = "drop" if policy.unlicensed_sources == "drop" else 0
     return Check(
         id="unlicensed_sources", rule="sources without a licence", observed=count, bound=bound, passed=passed, why=why
     )
+
+
+def _named(documents: Manifest) -> str:
+    """Sources that say no licence, in brackets; nothing where it was single rows that said none."""
+    sources = [source for source in documents.details.get("sources") or () if isinstance(source, Mapping)]
+    names = sorted(str(source.get("name")) for source in sources if str(source.get("licence")) in UNKNOWN_LICENCES)
+    return f" ({', '.join(names)})" if names else ""
 
 
 def _unlicensed_kept(splits: Manifest) -> Check:
@@ -293,8 +300,9 @@ def _bound(name: str, words: str, bound: float, candidate: Figures) -> Check:
 
 
 def _against_baseline(rule: Rule, comparison: Figures) -> Check:
-    name, words = rule.figure, "better" if rule.must_be == "better" else "not worse"
-    text = f"{name} {words} than the baseline" + (f" (margin {rule.margin:g})" if rule.margin else "")
+    name, words = rule.figure, str(rule.must_be).replace("_", " ")
+    relation = "to" if rule.must_be == "non_inferior" else "than"
+    text = f"{name} {words} {relation} the baseline" + (f" (margin {rule.margin:g})" if rule.margin else "")
     identity, figure = f"rule:{name}:must_be", comparison.get(name, {})
     low, high = _number(figure, "low"), _number(figure, "high")
     if low is None or high is None or not isinstance(figure.get("lower_is_better"), bool):
@@ -305,6 +313,9 @@ def _against_baseline(rule: Rule, comparison: Figures) -> Check:
     # `cannot be told` stands although the interval leaves zero out where the comparison has a reason for doubt.
     if rule.must_be == "better":
         passed = found == "better" and worst > rule.margin
+    elif rule.must_be == "non_inferior":
+        # Too few items make a wide interval, which proves nothing: unlike not_worse this asks for proof.
+        passed = worst > -rule.margin
     else:
         passed = found in {"better", "cannot be told"} or (
             found == "worse" and rule.margin > 0 and best >= -rule.margin

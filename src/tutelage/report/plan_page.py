@@ -76,7 +76,9 @@ def _rules(values: Mapping[str, Any]) -> list[dict[str, str]]:
         place = f"policy.release.rules[{index}]"
         asked, margin = values.get(f"{place}.must_be"), values.get(f"{place}.margin")
         parts = []
-        if asked:
+        if asked == "non_inferior":
+            parts.append(f"proven to lose less than {margin:g} against the model it started from")
+        elif asked:
             allowed = f" by more than {margin:g}" if margin and asked == "better" else ""
             allowed = f" (a loss of {margin:g} is allowed)" if margin and asked != "better" else allowed
             parts.append(f"{str(asked).replace('_', ' ')} than the model it started from{allowed}")

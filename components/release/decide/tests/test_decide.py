@@ -61,6 +61,8 @@ def test_an_unknown_figure_fails_closed_and_names_the_nearest(line):
         ({"figure": "refusal/harmless", "must_be": "not_worse"}, False),
         ({"figure": "refusal/harmless", "must_be": "not_worse", "margin": 0.04}, False),
         ({"figure": "refusal/harmless", "must_be": "not_worse", "margin": 0.06}, True),
+        ({"figure": "refusal/harmless", "must_be": "non_inferior", "margin": 0.36}, True),
+        ({"figure": "refusal/harmless", "must_be": "non_inferior", "margin": 0.34}, False),
     ],
 )
 def test_bounds_and_margins_decide(line, rule, passed):

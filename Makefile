@@ -2,7 +2,7 @@
 
 PYTHON ?= python3.11
 VENV ?= .venv
-RECIPE ?= recipes/tiny.yaml
+RECIPE ?= recipes/demo.yaml
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.set-up
 LOCKS := requirements/laptop.lock requirements/ml-metadata.lock
@@ -12,7 +12,7 @@ LOCKS := requirements/laptop.lock requirements/ml-metadata.lock
 
 help:
 	@echo "make setup             create $(VENV) with what the lock says (once per change of the lock)"
-	@echo "make run               train, vet and release a tiny model here: $(RECIPE) (RECIPE=… for another)"
+	@echo "make run               train, vet and release a small model here: $(RECIPE) (RECIPE=… for another)"
 	@echo "make test              the tests, without those marked slow"
 	@echo "make test-all          every test"
 	@echo "make check             lint, format, types, imports, locks, and whether compiled/ is up to date"

@@ -34,6 +34,23 @@ def test_what_only_looks_like_a_commit_is_masked(uri):
     assert "[credentials]@" in mask(uri)
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["sk-" + "a1B2" * 8, "AKIA" + "A1B2" * 4, "ghp_" + "a1B2" * 9, "hf_" + "abCD" * 9, "glpat-" + "a1-_" * 5,
+     "npm_" + "a1B2" * 9, "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.c2lnbmF0dXJlIQ"],
+)  # fmt: skip
+def test_access_keys_are_masked_wherever_they_stand(key):
+    assert mask(f"key: {key}") == "key: [key]"
+    assert mask(f'"{key}", then {key}') == '"[key]", then [key]'
+
+
+@pytest.mark.parametrize(
+    "text", ["task-sft-with-a-very-long-name-indeed", "sk-short", "risk-free-of-any-doubt-whatsoever", COMMIT]
+)
+def test_what_only_begins_like_an_access_key_stays(text):
+    assert mask(text) == text
+
+
 def test_values_are_masked_one_by_one_so_that_json_stays_json():
     values = {"text": "x\nbob@example.com", "list": ["\tamy@example.com", 1, None], "bob@example.com": {"seed": 7}}
     found = mask_values(values)

@@ -42,11 +42,13 @@ def run(config: Config, context: Context) -> dict[str, Result]:
     unusable = {reason: count for reason, count in items.dropped.items() if reason not in asked_for}
     if unusable:
         reasons = ", ".join(f"{reason} {count}" for reason, count in unusable.items())
-        context.warn(f"{sum(unusable.values())} rows of the suite are no items: {reasons}")
+        rows = sum(unusable.values())
+        context.warn(f"{rows} {'row' if rows == 1 else 'rows'} left out of the suite: {reasons}")
     model = base_model.bring_in(config.base_model, config.seed, context.cache, context.outputs["model"].path, progress)
     unread = sum(part["not_utf8"] for part in model.details.get("tokenizer_corpus", ()))
     if unread:
-        context.warn(f"{unread} files of the tokenizer corpus are not UTF-8 and were left out")
+        files = "file" if unread == 1 else "files"
+        context.warn(f"{unread} {files} of the tokenizer corpus left out: not UTF-8")
     return {"model": model, "suite": items}
 
 

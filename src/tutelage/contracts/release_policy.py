@@ -5,7 +5,7 @@ policy:
     unlicensed_sources: drop
     rules:
       - {figure: perplexity/pretrain, must_be: better}
-      - {figure: accuracy/arithmetic, minimum: 0.3, must_be: not_worse, margin: 0.05}
+      - {figure: accuracy/arithmetic, minimum: 0.3, must_be: non_inferior, margin: 0.05}
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ class Rule(Config):
     """The candidate's figure must be at least this."""
     must_be: Literal["better", "non_inferior", "not_worse"] | None = None
     """Against the baseline, over the whole confidence interval: better (proven), non_inferior (proven to lose less than
-    `margin`), or not_worse (not proven worse, which too few items never are)."""
+    `margin`), or not_worse (the interval does not lie wholly on the worse side: too few items pass without proof)."""
     margin: float = Field(default=0.0, ge=0.0)
-    """In the difference's unit: `better` by more than this, `non_inferior` and `not_worse` let the candidate lose up to this."""
+    """In the difference's unit: `better` by more than this, `non_inferior` by less than this. `not_worse` takes none."""
 
     @model_validator(mode="after")
     def _asks_for_something(self) -> Rule:
@@ -38,6 +38,11 @@ class Rule(Config):
             raise ValueError(f"rule on {self.figure!r} asks for nothing; give maximum, minimum or must_be")
         if self.margin and self.must_be is None:
             raise ValueError(f"rule on {self.figure!r} has a margin and no must_be; a margin belongs to must_be")
+        if self.must_be == "not_worse" and self.margin:
+            raise ValueError(
+                f"rule on {self.figure!r} asks for not_worse with margin {self.margin:g}; not_worse takes none: "
+                f"write must_be: non_inferior with that margin, which asks for proof"
+            )
         if self.must_be == "non_inferior" and not self.margin:
             raise ValueError(
                 f"rule on {self.figure!r} asks for non_inferior without a margin; say how much may be lost"

@@ -71,18 +71,21 @@ def text_of(row: Mapping[str, Any]) -> str:
     return "\n".join(parts)
 
 
-#: Metadata of a pair: which of `chosen` and `rejected` were written for many prompts at once, separated by commas.
+#: Metadata of a pair: which of its ANSWERS were written for many prompts at once, separated by commas.
 CANNED = "canned"
+ANSWERS = ("chosen", "rejected")
+#: Metadata that data steps write and read, so that a source may bring none of these names.
+RESERVED = (CANNED, "component", "occurrence")
 
 
 def own_text(row: Mapping[str, Any]) -> str:
-    """`text_of` without canned answers: what makes two rows the same, or one a leak of the other.
+    """`text_of` without canned answers: what makes two rows the same, or one a leak of a held-out one.
 
     A hundred prompts with four refusals among them are a hundred rows, though most of their words are the refusals'.
     """
     if f'"{CANNED}"' not in (row.get("metadata") or ""):
         return text_of(row)
-    canned = str(metadata_of(row).get(CANNED, "")).split(",")
+    canned = {name for name in str(metadata_of(row).get(CANNED, "")).split(",") if name in ANSWERS}
     return text_of({name: value for name, value in row.items() if name not in canned})
 
 

@@ -125,12 +125,11 @@ def conversation_of(statements: Any, answered: Phase) -> dict[str, Any]:
     """
     if not isinstance(statements, list) or len(statements) < 2:
         raise NotARow("malformed_conversation", "no list of two statements or more")
-    # YAML reads 1963 and yes as a number and a boolean.
-    if not all(isinstance(statement, str | int | float) for statement in statements):
+    if not all(isinstance(statement, str) for statement in statements):
         raise NotARow("malformed_conversation", "a statement is no text")
     paired = statements[: len(statements) // 2 * 2]
     turns = [
-        {"role": "assistant" if place % 2 else "user", "content": str(statement).strip()}
+        {"role": "assistant" if place % 2 else "user", "content": statement.strip()}
         for place, statement in enumerate(paired)
     ]
     return {"messages": turns} if answered == "sft" else {"prompt": turns[:-1], "completion": turns[-1:]}

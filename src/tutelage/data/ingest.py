@@ -90,6 +90,7 @@ class Ingestion:
         row = complete({"phase": source.phase, "source": place, "metadata": "{}", **draft.content})
         row["licence"] = draft.licence or licence
         row["language"] = draft.language or source.row_language
+        row["language"].encode()  # the only foreign text that is in no digest below
         row["group"] = _group(source, place, draft)
         metadata = dict(draft.metadata)
         row["metadata"] = canonical_json(metadata).decode()

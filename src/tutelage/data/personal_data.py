@@ -15,6 +15,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 
+from tutelage.contracts.masking import ACCESS_KEYS
+
 EXAMPLE_CHARACTERS = 80
 
 
@@ -93,11 +95,18 @@ def _address(match: str) -> str | None:
         return None
 
 
-_KEYS = (
-    r"AKIA[0-9A-Z]{16}|ASIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36,}|github_pat_[A-Za-z0-9_]{22,}|glpat-[A-Za-z0-9_-]{20,}|"
-    r"xox[abprs]-[A-Za-z0-9-]{10,}|sk-[A-Za-z0-9_-]{20,}|sk_live_[A-Za-z0-9]{16,}|AIza[0-9A-Za-z_-]{35}|hf_[A-Za-z0-9]{30,}|"
-    r"npm_[A-Za-z0-9]{36}|pypi-[A-Za-z0-9_-]{50,}|eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"
+_LABEL = r"[^\W_](?:[\w-]{0,62}[^\W_])?"
+_AT_ENTITY = r"&(?:#0{0,5}64|#[xX]0{0,5}40|commat);"
+#: The last label of a domain. `x@y.dot(z)` is a matrix product and `x@model.coef_` an attribute: letters that are called or run
+#: on count only where they are a common top-level domain that is no method's name.
+_LAST_LABEL = (
+    r"(?:(?i:xn--[a-z0-9-]{1,59})(?![\w(])|(?!(?i:xn--))[^\W\d_]{2,24}(?![\w(]|\.\w{1,63}\()"
+    r"|(?i:com|org|edu|gov|de|uk|fr|eu|nl|jp|cn|ru)(?=[_(]))"
 )
+#: `alice [at] example [dot] com`, in any brackets, also with a true dot.
+_SPELT_AT = r"[ \xa0]{0,2}[\[({<] ?(?i:at) ?[\])}>][ \xa0]{0,2}"
+_SPELT_DOT = r"(?:\.|[ \xa0]{0,2}[\[({<] ?(?i:dot|\.) ?[\])}>][ \xa0]{0,2})"
+_SPELT_HINTS = ("[at]", "(at)", "{at}", "<at>", "[ at ]", "( at )", "[AT]", "(AT)", "{AT}", "<AT>")
 
 #: In order of replacement: what holds digits inside something larger comes after the larger thing.
 DETECTORS = (
@@ -112,18 +121,42 @@ DETECTORS = (
     ),
     Detector(
         "api_key",
-        re.compile(rf"(?<![A-Za-z0-9_])(?:{_KEYS})"),
+        re.compile(ACCESS_KEYS),
         _whole,
         ("AKIA", "ASIA", "gh", "glpat-", "xox", "sk-", "sk_", "AIza", "hf_", "npm_", "pypi-", "eyJ"),
     ),
     Detector(
         "email",
-        # A top-level domain of letters that is not called: `x@y.dot(z)` is a matrix product.
+        # Emphasis of Markdown, `_` or `__` on both sides; `X@model.coef_` is an attribute. A literal first: it is found fast.
         re.compile(
-            r"(?<![\w.%+-])[\w.%+-]{1,64}+@(?:[^\W_](?:[\w-]{0,62}[^\W_])?\.){1,8}[^\W\d_]{2,24}(?![\w(]|\.\w{1,63}\()"
+            r"_(?<=(?<![\w.%+-])_)_?[^\W_][\w.%+-]{0,63}+@"
+            rf"(?:{_LABEL}\.){{1,8}}[^\W\d_]{{2,24}}(?=_+(?!\w|[(\[]|\.\w))"
         ),
         _whole,
         ("@",),
+    ),
+    Detector(
+        "email",
+        re.compile(
+            rf"(?<![\w.%+-])[\w.%+-]{{1,64}}+(?:[@\uff20\ufe6b]|{_AT_ENTITY})(?:{_LABEL}\.){{1,8}}{_LAST_LABEL}"
+        ),
+        _whole,
+        ("@", "\uff20", "\ufe6b", "&#", "&commat;"),
+    ),
+    Detector(
+        "email",
+        re.compile(rf"(?<![\w.+-])[\w.+-]{{1,64}}+%40(?:{_LABEL}\.){{1,8}}[^\W\d_]{{2,24}}(?![\w(-])"),
+        _whole,
+        ("%40",),
+    ),
+    Detector(
+        "email",
+        re.compile(
+            rf"(?<![\w.%+-])[\w.%+-]{{1,64}}+{_SPELT_AT}{_LABEL}(?:{_SPELT_DOT}{_LABEL}){{0,7}}{_SPELT_DOT}"
+            r"[^\W\d_]{2,24}(?![\w(-])"
+        ),
+        _whole,
+        _SPELT_HINTS,
     ),
     Detector("iban", re.compile(r"(?<![A-Za-z0-9])[A-Z]{2}\d{2}(?: ?[A-Z0-9]){11,30}"), _iban),
     Detector(

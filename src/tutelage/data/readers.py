@@ -17,6 +17,9 @@ from tutelage.data.conversations import NotARow, canned, content_of, conversatio
 from tutelage.data.sources import Source
 from tutelage.errors import InvalidInput
 
+#: Bytes of one YAML file, at most: reading a megabyte takes about ten seconds.
+MAXIMUM_YAML_BYTES = 4 * 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -161,11 +164,33 @@ def _read_parquet(source: Source, path: Path, passed_over: Counter[str]) -> Iter
         with pq.ParquetFile(path) as file:
             _refuse_missing_columns(source, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=1024):
-                for record in batch.to_pylist():
+                for record in _records(batch):
                     number += 1
-                    yield _record(source, record, f"row {number}")
+                    where = f"row {number}"
+                    yield (
+                        Draft(reason=record, detail=where)
+                        if isinstance(record, str)
+                        else _record(source, record, where)
+                    )
     except (pa.ArrowException, OSError) as error:
         yield Draft(reason="unreadable_parquet", detail=f"after row {number}: {type(error).__name__}")
+
+
+def _records(batch: Any) -> Iterator[dict[str, Any] | str]:
+    """Records of a batch of rows; a str stands for one that Python has no value for, and is the reason."""
+    try:
+        records = batch.to_pylist()
+    except (ValueError, OverflowError):
+        # One string that is no UTF-8, or one date after the year 9999: row by row the others can be read.
+        for place in range(batch.num_rows):
+            try:
+                yield batch.slice(place, 1).to_pylist()[0]
+            except UnicodeDecodeError:
+                yield "not_utf8"
+            except (ValueError, OverflowError):
+                yield "malformed_row"
+        return
+    yield from records
 
 
 def _refuse_missing_columns(source: Source, columns: list[str]) -> None:
@@ -186,12 +211,17 @@ def _read_chatterbot(source: Source, path: Path, passed_over: Counter[str]) -> I
     """A file of ChatterBot's corpus: `conversations`, each a list of statements made in turn."""
     import yaml
 
+    from tutelage.data import plain_yaml
+
+    if path.stat().st_size > MAXIMUM_YAML_BYTES:
+        yield Draft(reason="too_large", detail=f"{path.stat().st_size} bytes, at most {MAXIMUM_YAML_BYTES}")
+        return
     try:
-        loaded = yaml.safe_load(_decoded(path))
+        loaded = plain_yaml.load(_decoded(path))
     except UnicodeDecodeError as error:
         yield Draft(reason="not_utf8", detail=f"byte {error.start}")
         return
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, OverflowError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         yield Draft(reason="malformed_yaml", detail=f"line {mark.line + 1}" if mark else "")
         return

@@ -9,6 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from tutelage.config import Config
 from tutelage.contracts import licences, sources
+from tutelage.contracts.tables import RESERVED
 
 Phase = Literal["pretrain", "sft", "dpo"]
 Format = Literal[
@@ -63,7 +64,18 @@ class Fields(Config):
     language: str | None = None
     """Language of the row; the source's where absent or empty."""
     metadata: tuple[str, ...] = ()
-    """Fields kept as metadata: strings, numbers, true, false, null."""
+    """Fields kept as metadata: strings, numbers, true, false, null. Not `canned`, `component` and `occurrence`: those are
+    written by data steps."""
+
+    @field_validator("metadata")
+    @classmethod
+    def _leave_reserved_names_alone(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        if taken := sorted(set(names) & set(RESERVED)):
+            raise ValueError(
+                f"metadata cannot be called {', '.join(taken)}: data steps write {', '.join(RESERVED)} themselves; "
+                "rename the field in the file, or leave it out"
+            )
+        return names
 
 
 class Preference(Config):

@@ -14,10 +14,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tutelage.contracts import tables
-from tutelage.data.leaks import LEAK_HELDOUT, LEAK_SUITE, Index, Protected, protect
+from tutelage.data import personal_data
+from tutelage.data.leaks import LEAK_HELDOUT, LEAK_SUITE, Index, Match, Protected, protect
 from tutelage.data.near_duplicates import Components
 from tutelage.data.rows import RowsWriter, Tally, complete
 from tutelage.data.spark import Chunk
+from tutelage.data.words import strong_words
 from tutelage.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -97,8 +99,17 @@ def _refuse_impossible(
 
 
 def suite_texts(items: Iterable[Mapping[str, Any]], length: int) -> list[Protected]:
-    """What is to be protected of the items of a Suite."""
-    found = [protect(item["id"], LEAK_SUITE, text, length) for item in items for text in _telling_texts(item, length)]
+    """What is to be protected of the items of a Suite: their texts, and these as curating masks rows that quote them.
+
+    A masked text that is shorter than a sequence stands in any page, and protects nothing.
+    """
+    found: list[Protected | None] = []
+    for item in items:
+        for text in _telling_texts(item, length):
+            found.append(protect(item["id"], LEAK_SUITE, text, length))
+            masked, _ = personal_data.mask(text)
+            if masked != text and len(strong_words(masked)) >= length:
+                found.append(protect(item["id"], LEAK_SUITE, masked, length))
     return [text for text in found if text is not None]
 
 
@@ -152,13 +163,23 @@ class Separation:
         for row in chunk.read():
             split = "heldout" if row["group"] in groups else "train"
             # A held-out row finds itself among the held-out ones, but an item of the Suite may not stand in it.
-            match = index.match(tables.own_text(row), suite_only=split == "heldout")
+            match = _leak(index, row, suite_only=split == "heldout")
             if match is not None:
                 writer.drop(row["id"], match.kind, row["source"], f"{match.containment:.2f} of {match.id}")
                 continue
             writer.keep(complete({**row, "split": split}, tables.SPLIT_ROWS))
             writer.tally.counts[f"{split}_{row['phase']}"] += 1
         return writer.close()
+
+
+def _leak(index: Index, row: Mapping[str, Any], *, suite_only: bool) -> Match | None:
+    """What a row gives away: of the Suite in all of its text, of held-out rows in what is its own.
+
+    An item in a canned answer is learnt from every row that has it; two rows are no leaks of each other for sharing one.
+    """
+    own, whole = tables.own_text(row), tables.text_of(row)
+    found = index.match(whole, suite_only=True) if whole != own else None
+    return found or index.match(own, suite_only=suite_only)
 
 
 def refuse_emptied(tally: Tally, phases: Iterable[str]) -> None:

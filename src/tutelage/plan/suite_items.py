@@ -6,11 +6,14 @@ import hashlib
 import re
 from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
 from tutelage.plan.tasks import Pair, Task
 
+#: A longer number is the index of no choice, and Python refuses to read one of 4,300 digits.
+_INDEX_DIGITS = 9
 _LETTERED = re.compile(r"([A-Z])[.)][ \t]+(.*)")
 
 
@@ -25,7 +28,7 @@ class Content:
 
 def content_of(task: Task, row: Mapping[str, Any]) -> Content | str:
     """The item that a row holds, or the reason why it holds none. With distractors it has the right choice alone."""
-    if any(row.get(name) != value for name, value in (task.only or {}).items()):
+    if not all(_is_equal(row.get(name), value) for name, value in (task.only or {}).items()):
         return "not_selected"
     if task.pair is not None:
         return _pair_content(task.pair, row)
@@ -42,6 +45,13 @@ def content_of(task: Task, row: Mapping[str, Any]) -> Content | str:
         return "no_choices"
     answer = _answer(task, row, choices)
     return Content(prompt, choices, answer) if answer is not None else "no_answer"
+
+
+def _is_equal(found: Any, wanted: str | float | bool) -> bool:
+    """Equal in kind and value: true is not 1, and "1" is not 1, but 1.0 is."""
+    if isinstance(found, bool) or isinstance(wanted, bool) or isinstance(found, str) or isinstance(wanted, str):
+        return type(found) is type(wanted) and found == wanted
+    return bool(found == wanted)
 
 
 def _says_something(value: Any) -> bool:
@@ -61,7 +71,7 @@ def _prompt(task: Task, row: Mapping[str, Any]) -> str | None:
     if task.cut_ending is not None:
         # What comes before the ending ends the prompt now, so its white space goes unless white space counts.
         prompt = _trimmed(task, prompt.removesuffix(_trimmed(task, task.cut_ending)))
-    return prompt or None
+    return prompt if prompt.strip() else None
 
 
 def _names(names: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -100,9 +110,10 @@ def _answer(task: Task, row: Mapping[str, Any], choices: list[str]) -> int | Non
         return _place_of(task, text, choices)
     text = text.strip()
     if task.answer_as == "letter":
-        place = ord(text.upper()) - ord("A") if len(text) == 1 else -1
+        # Not every letter has one capital: that of ß is SS.
+        place = ord(text.upper()) - ord("A") if len(text) == 1 and text.isascii() else -1
     else:
-        place = int(text) if text.isascii() and text.isdigit() else -1
+        place = int(text) if text.isascii() and text.isdigit() and len(text) <= _INDEX_DIGITS else -1
     return place if 0 <= place < len(choices) else None
 
 
@@ -138,31 +149,47 @@ def with_distractors(task: str, contents: Sequence[Content], number: int) -> lis
     """Each content with `number` other answers as wrong choices, None where there are not as many.
 
     Those nearest in UTF-8 bytes are taken, so that length gives nothing away; among equally near ones, and for the order of
-    the choices, a hash of the content decides, so the order of rows does not matter. What differs from the right answer in
-    white space alone is no wrong choice.
+    the choices, a hash of the content decides, so the order of rows does not matter. What differs from a right answer in
+    case and white space alone is no wrong choice, and every answer to the same prompt is a right one.
     """
     known: dict[str, str] = {}
+    right: dict[str, set[str]] = {}
     for content in contents:
         for answer in content.choices or ():
-            key = " ".join(answer.split())
+            key = _alike(answer)
             known[key] = min(answer, known.get(key, answer))
+            right.setdefault(_alike(content.prompt), set()).add(key)
     pool = sorted(((len(answer.encode()), key, answer) for key, answer in known.items()))
     lengths = [length for length, _, _ in pool]
-    return [_distracted(task, content, pool, lengths, number) for content in contents]
+    return [
+        _distracted(task, content, pool, lengths, number, right.get(_alike(content.prompt), set()))
+        for content in contents
+    ]
+
+
+def _alike(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def _distracted(
-    task: str, content: Content, pool: Sequence[tuple[int, str, str]], lengths: Sequence[int], number: int
+    task: str,
+    content: Content,
+    pool: Sequence[tuple[int, str, str]],
+    lengths: Sequence[int],
+    number: int,
+    also_right: AbstractSet[str],
 ) -> Content | None:
     (right,) = content.choices or ("",)
-    if len(pool) <= number:
+    if len(pool) - len(also_right) < number:
         return None
-    own, key = len(right.encode()), " ".join(right.split())
-    # One more than asked for: the right answer, or one that differs from it in white space alone, is among them.
-    reach = _distance_of_nearest(lengths, own, number + 1)
+    own = len(right.encode())
+    # More than asked for: the right answers may all be among them.
+    reach = _distance_of_nearest(lengths, own, number + len(also_right))
     near = pool[bisect_left(lengths, own - reach) : bisect_right(lengths, own + reach)]
     salt = f"{task}\0{content.prompt}\0{right}\0"
-    ranked = sorted((abs(length - own), _hash(salt + answer), answer) for length, other, answer in near if other != key)
+    ranked = sorted(
+        (abs(length - own), _hash(salt + answer), answer) for length, key, answer in near if key not in also_right
+    )
     wrong = [answer for _, _, answer in ranked[:number]]
     ordered = sorted([right, *wrong], key=lambda choice: _hash(f"{salt}place\0{choice}"))
     return Content(content.prompt, ordered, ordered.index(right))

@@ -8,7 +8,8 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ def rows_of(path: Path, kind: Format) -> Iterator[Any]:
         yield from _csv_rows(data)
     elif kind == "json":
         value = _json(data)
-        yield from value if isinstance(value, list) else [value if isinstance(value, str) else MALFORMED]
+        if isinstance(value, list):
+            yield from (row if isinstance(row, dict) else MALFORMED for row in value)
+        else:
+            yield value if isinstance(value, str) else MALFORMED
     else:
         # A line ends at a line feed and nowhere else: str.splitlines() also cuts at U+2028, U+0085 and form feeds.
         for line in data.split(b"\n"):
@@ -64,12 +68,34 @@ def _unpacked(data: bytes, name: str) -> tuple[bytes, bool]:
 def _csv_rows(data: bytes) -> Iterator[Any]:
     # Bytes that are no UTF-8 become lone surrogates, which tell the rows that hold them.
     text = data.decode("utf-8", errors="surrogateescape")
-    rows = csv.DictReader(io.StringIO(text, newline=""))
-    try:
-        for row in rows:
-            yield row if _is_unicode(row) else NOT_UTF8
-    except csv.Error:
-        yield MALFORMED
+    # The limit is the process's: only ever raised, so that nobody else's reading suffers.
+    csv.field_size_limit(max(csv.field_size_limit(), len(text)))
+    lines = list(io.StringIO(text, newline=""))
+    # Strict: else a quote that is never closed swallows all later rows into one field, and nobody learns of it.
+    reader = csv.reader(lines, strict=True)
+    names: list[str] = []
+    first = 0
+    while True:
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error:
+            # Each line that was read in vain is a row lost, for all anyone can tell.
+            yield from (MALFORMED for line in lines[first : reader.line_num] if line.strip())
+        else:
+            if cells and not names:
+                names = cells
+            elif cells:
+                row = _named(names, cells)
+                yield row if _is_unicode(row) else NOT_UTF8
+        first = reader.line_num
+
+
+def _named(names: Sequence[str], cells: Sequence[str]) -> dict[Any, Any]:
+    """A row as csv.DictReader gives it: cells that are missing are None, and cells too many stand under None."""
+    row: dict[Any, Any] = dict(zip_longest(names, cells[: len(names)]))
+    return row | {None: list(cells[len(names) :])} if len(cells) > len(names) else row
 
 
 def _is_unicode(row: Mapping[str, Any]) -> bool:

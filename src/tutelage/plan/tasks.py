@@ -63,8 +63,9 @@ class Task(Config):
     """Keep white space at the ends of prompt and choices, as code needs it."""
     pair: Pair | None = None
     """stereotype: where its two sentences stand."""
-    only: dict[str, str] | None = None
-    """Take the rows whose fields have these values; the others are counted as `not_selected`."""
+    only: dict[str, str | int | float | bool] | None = None
+    """Take the rows whose fields have these values, numbers as numbers and strings as strings; the others are counted as
+    `not_selected`."""
     limit: int | None = Field(default=None, ge=1)
     """Items at most: those whose ids, which are hashes of their content, come first."""
     licence: str
@@ -79,6 +80,8 @@ class Task(Config):
     def _fields_fit_the_type(self) -> Task:
         if self.format == "text" and self.type in ("multiple_choice", "stereotype"):
             raise ValueError(f"format text holds prompts alone; {self.type} takes jsonl, json or csv")
+        if self.format == "csv" and not all(isinstance(value, str) for value in (self.only or {}).values()):
+            raise ValueError('the cells of a csv are strings; quote the values of only: {level: "1"}')
         if (self.type == "stereotype") != (self.pair is not None):
             raise ValueError("a stereotype task has a pair, and no other task has one")
         if self.distractors is not None and self.type != "multiple_choice":

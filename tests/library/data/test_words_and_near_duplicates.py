@@ -90,5 +90,13 @@ def test_strong_normalisation_sees_through_disguises():
         assert strong_words(disguise) == plain
 
 
+@pytest.mark.parametrize(
+    "unseen", ["\u00ad", "\u200b", "\u200c", "\u200d", "\u2060", "\ufeff", "\u202e", "\ufe0f", "\u034f"]
+)
+def test_characters_of_no_width_hide_no_word(unseen):
+    assert strong_words("A desert and a m\u0331arsh".replace("e", f"e{unseen}")) == ["a", "desert", "and", "a", "marsh"]
+    assert strong_words(f"de&#{ord(unseen)};sert") == ["desert"]
+
+
 def test_words_next_to_a_less_than_sign_are_not_taken_for_markup():
     assert strong_words("if a < b and b > c") == ["if", "a", "b", "and", "b", "c"]

@@ -137,6 +137,79 @@ def test_an_answer_that_differs_in_white_space_alone_is_no_distractor(tmp_path: 
     assert (none.kept, reasons(none)) == ([], {"no_distractors": 4})
 
 
+def test_an_answer_that_is_right_for_the_same_prompt_is_no_distractor(tmp_path: Path) -> None:
+    asked = [
+        ("Name a colour.", "red"),
+        ("name a  colour.", "tan"),
+        ("Name a pet.", "hamster"),
+        ("A town?", "Stralsund"),
+    ]
+    rows = [{"prompt": prompt, "answer": answer} for prompt, answer in asked]
+    items = {item["prompt"]: sorted(item["choices"]) for item in read(tmp_path / "items", rows, distractors=2).kept}
+    assert items["Name a colour."] == ["Stralsund", "hamster", "red"]
+    assert items["name a  colour."] == ["Stralsund", "hamster", "tan"]
+    assert len(items) == 4 and all(len(choices) == 3 for choices in items.values())
+
+
+def test_an_answer_that_differs_in_case_alone_is_no_distractor(tmp_path: Path) -> None:
+    rows = [{"prompt": f"p{place}", "answer": text} for place, text in enumerate(["Red", "red", " RED", "blue"])]
+    items = read(tmp_path / "items", rows, distractors=1).kept
+    assert [{choice.casefold() for choice in item["choices"]} for item in items] == [{"red", "blue"}] * 4
+    assert reasons(read(tmp_path / "items", rows, distractors=2)) == {"no_distractors": 4}
+
+
+@pytest.mark.parametrize(
+    ("answer_as", "answer"),
+    [("letter", "ß"), ("letter", "Ａ"), ("letter", "C"), ("index", "9" * 5000), ("index", 10**4000), ("index", "-1")],
+)
+def test_an_answer_that_is_no_choice_costs_its_row_alone(tmp_path: Path, answer_as: str, answer: Any) -> None:
+    good = {"prompt": "Which?", "choices": ["one", "two"], "answer": "B" if answer_as == "letter" else "1"}
+    items = read(tmp_path / "items", [good, {**good, "prompt": "What?", "answer": answer}], answer_as=answer_as)
+    assert [item["answer"] for item in items.kept] == [1] and reasons(items) == {"no_answer": 1}
+
+
+@pytest.mark.parametrize(
+    ("wanted", "taken"),
+    [(1, ["number", "real"]), ("1", ["string"]), (True, ["true"]), (0, ["zero"]), (False, ["false"]), (0.5, ["half"])],
+)
+def test_rows_are_selected_by_values_of_the_same_kind(tmp_path: Path, wanted: Any, taken: list[str]) -> None:
+    levels = {
+        "number": 1, "real": 1.0, "string": "1", "true": True, "zero": 0, "false": False, "half": 0.5, "none": None,
+        "list": [1], "no": "",
+    }  # fmt: skip
+    rows = [{"prompt": name, "level": level} for name, level in levels.items()]
+    items = read(tmp_path / "items", rows, type="harmful", only={"level": wanted})
+    assert sorted(item["prompt"] for item in items.kept) == taken
+    assert reasons(items) == {"not_selected": len(levels) - len(taken)}
+
+
+CSV = {"format": "csv", "choices": ["a", "b"]}
+
+
+def test_a_cell_of_any_length_costs_no_row(tmp_path: Path) -> None:
+    lines = ["prompt,a,b,answer", "one,x,y,0", f"two,{'z' * 200_000},y,0", "three,x,y,1", "four,x,y,1"]
+    items = read(tmp_path / "items", "\n".join(lines).encode(), **CSV)
+    assert sorted(item["prompt"] for item in items.kept) == ["four", "one", "three", "two"] and items.dropped == []
+
+
+@pytest.mark.parametrize(
+    ("rows", "kept", "lost"),
+    [
+        (["one,x,y,0", '"two,x,y,0', "three,x,y,1", "", "four,x,y,1"], 1, {"malformed": 3}),
+        (["one,x,y,0", '"two"s,x,y,0', "three,x,y,1"], 2, {"malformed": 1}),
+        (["one,x,y,0", '"two, of\ntwo lines and ""quotes""",x,y,0', 'three "3",x,y,1'], 3, {}),
+        (["one,x,y,0,more,cells", "two,x", "\udcff,x,y,0"], 1, {"no_choices": 1, "not_utf8": 1}),
+    ],
+    ids=["unclosed", "torn", "quoted", "cells"],
+)
+def test_every_row_of_a_csv_that_cannot_be_read_is_counted(
+    tmp_path: Path, rows: list[str], kept: int, lost: dict[str, int]
+) -> None:
+    text = "\n".join(["prompt,a,b,answer", *rows])
+    items = read(tmp_path / "items", text.encode(errors="surrogateescape"), **CSV)
+    assert (len(items.kept), reasons(items)) == (kept, lost)
+
+
 def test_a_row_without_the_right_answer_is_dropped_and_counted(tmp_path: Path) -> None:
     items = code_task(tmp_path / "items", [*CODE, {"prompt": "def f():\n", "canonical_solution": " \n"}])
     assert reasons(items) == {"no_answer": 1}
@@ -222,6 +295,7 @@ def test_a_gzip_that_unpacks_to_too_much_is_wrong_input(tmp_path: Path, monkeypa
         ({"distractors": 0}, "greater than or equal to 1"),
         ({"choices": ["a", "b"], "choices_as": "lettered_lines"}, "one field"),
         ({"cut_ending": ""}, "at least 1 character"),
+        ({"format": "csv", "only": {"level": 1}}, "cells of a csv are strings"),
     ],
 )
 def test_settings_that_do_not_fit_together_are_refused(fields: dict[str, Any], message: str) -> None:

@@ -14,6 +14,7 @@ import yaml
 
 from tutelage.config import build
 from tutelage.contracts import tables
+from tutelage.data import readers
 from tutelage.errors import InvalidInput
 from tutelage.step import load
 
@@ -182,6 +183,67 @@ def test_chatterbot_conversations_are_read_in_turns(run_step, tmp_path):
     rows = rows_of(run_step("data/ingest", {}, sources=[pairs]))
     assert {row["chosen"][0]["content"] for row in rows} == {"Hi.", "Yes I am."}
     assert {len(row["prompt"]) for row in rows} == {1, 3}
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        "small: &a {k: v}\nlarge: &b {<<: [*a, *a, *a]}\n",
+        f"long: &s {'lorem ' * 100}\nmany: [{', '.join(['*s'] * 100)}]\n",
+        "anchor: &alone text\n",
+        "self: &s [*s]\n",
+    ],
+    ids=["merges", "aliases", "anchor", "recursion"],
+)
+def test_yaml_that_stands_for_more_than_it_spells_out_is_not_read(run_step, tmp_path, head):
+    (tmp_path / "good.yml").write_text("conversations:\n- [Hello there, Hi.]\n")
+    (tmp_path / "bomb.yml").write_text(f"{head}conversations:\n- [Hello you, Hi you.]\n")
+    manifest = run_step("data/ingest", {}, sources=[source(tmp_path, phase="sft", format="chatterbot_yaml")])
+    assert manifest.rows == 1 and dropped_of(manifest) == [("malformed_yaml", "line 1")]
+
+
+def test_yaml_scalars_stay_as_they_are_written(run_step, tmp_path):
+    odd = ["0x" + "f" * 5000, "1" + ":1" * 200, "yes", "1963", "~", "2001-01-01"]
+    tagged = ['!!bool "foo"', '!!int "1 2"', "!!timestamp foo", "!!python/name:os.system x"]
+    lines = "".join(f"- - {text}\n  - Said.\n" for text in [*odd, *tagged])
+    (tmp_path / "talk.yml").write_text(f"conversations:\n{lines}- - !!float ''\n  - Said.\n")
+    (tmp_path / "wrong.yml").write_text('conversations:\n- ["\\UFFFFFFFF", Said.]\n')
+    (tmp_path / "half.yml").write_text('conversations:\n- ["\\ud800", Said.]\n')
+    manifest = run_step("data/ingest", {}, sources=[source(tmp_path, phase="sft", format="chatterbot_yaml")])
+    said = {row["messages"][0]["content"] for row in rows_of(manifest)}
+    assert said == {*odd, "foo", "1 2", "x"} and manifest.rows == len(odd) + len(tagged)
+    assert manifest.dropped == {"empty": 1, "malformed_yaml": 1, "not_unicode": 1}
+
+
+def test_a_yaml_file_that_would_take_minutes_is_counted_and_not_read(run_step, tmp_path, monkeypatch):
+    (tmp_path / "good.yml").write_text("conversations:\n- [Hello there, Hi.]\n")
+    (tmp_path / "large.yml").write_text("conversations:\n" + "- [Hello there, Hi.]\n" * 100)
+    monkeypatch.setattr(readers, "MAXIMUM_YAML_BYTES", 1000)
+    manifest = run_step("data/ingest", {}, sources=[source(tmp_path, phase="sft", format="chatterbot_yaml")])
+    assert manifest.rows == 1 and dropped_of(manifest) == [("too_large", "2115 bytes, at most 1000")]
+
+
+def test_one_value_that_is_no_text_costs_its_row_alone(run_step, tmp_path):
+    rows = [{"text": f"Text {number}.", "tongue": tongue} for number, tongue in enumerate(["en", "\ud800", "de"])]
+    (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    raw = pa.array([b"one text", b"\xff\xfe", b"another text"], pa.binary())
+    texts = pa.StringArray.from_buffers(3, raw.buffers()[1], raw.buffers()[2])
+    pq.write_table(pa.table({"text": texts, "tongue": ["en"] * 3}), tmp_path / "rows.parquet")
+    named = [
+        source(tmp_path, name=kind, format=kind, include=[f"*.{kind}"], fields={"language": "tongue"})
+        for kind in ("jsonl", "parquet")
+    ]
+    manifest = run_step("data/ingest", {}, sources=named)
+    assert sorted(row["text"] for row in rows_of(manifest)) == ["Text 0.", "Text 2.", "another text", "one text"]
+    assert dropped_of(manifest) == [("not_unicode", "lone surrogates"), ("not_utf8", "row 2")]
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+@pytest.mark.parametrize("name", ["canned", "component", "occurrence"])
+def test_metadata_that_data_steps_write_cannot_come_from_a_source(kind, name):
+    given = source("rows", format=kind, fields={"metadata": ["year", name]})
+    with pytest.raises(InvalidInput, match=rf"metadata cannot be called {name}: .*rename the field"):
+        build(load("data/ingest").Config, {"sources": [given]})
 
 
 def test_parquet_rows_bring_licence_group_and_metadata_of_their_own(run_step, tmp_path, topics):

@@ -11,6 +11,7 @@ import pytest
 from tutelage.config import build
 from tutelage.contracts import tables
 from tutelage.data.leaks import Index
+from tutelage.data.personal_data import mask
 from tutelage.data.split import suite_texts
 from tutelage.errors import InvalidInput
 from tutelage.step import load
@@ -165,6 +166,43 @@ def test_training_rows_that_contain_items_of_any_type_are_dropped(run_step, payl
     manifest = run_step("data/split", inputs, minimum_heldout=4)
     dropped = {row["id"]: row["reason"] for row in tables.read(manifest, "dropped")}
     assert [dropped[row["id"]] for row in leaks] == ["leak_suite", "leak_suite"]
+
+
+def test_an_item_in_a_canned_answer_is_a_leak_and_a_canned_answer_of_two_rows_is_none(
+    run_step, payload, document, corpus, suite
+):
+    def pair(number, chosen):
+        turns = {"prompt": f"Tell me about thing number {number}, please.", "chosen": chosen, "rejected": "No."}
+        said = {
+            name: [{"role": "user" if name == "prompt" else "assistant", "content": text}]
+            for name, text in turns.items()
+        }
+        return document(phase="dpo", group=f"pair{number}", metadata='{"canned":"chosen"}', **said)
+
+    refusal = "I am sorry, but that is something that I will never help anybody with in any way."
+    clean = [pair(number, refusal) for number in range(30)]
+    leaks = [pair(number, f"Of course: {QUESTION}") for number in range(30, 34)]
+    inputs = {"unique": payload("documents", [*corpus, *clean, *leaks]), "suite": suite}
+    manifest = run_step("data/split", inputs, minimum_heldout=4)
+    dropped = {row["id"]: row["reason"] for row in tables.read(manifest, "dropped")}
+    assert dropped == {row["id"]: "leak_suite" for row in leaks}
+
+
+def test_only_the_answers_of_a_pair_can_be_canned():
+    row = {"text": "Paris is the capital of France.", "metadata": '{"canned":"text"}'}
+    assert tables.own_text(row) == row["text"]
+
+
+def test_items_are_found_in_rows_whose_personal_data_is_masked():
+    question = "Who answers when one writes to bob.smith@example.com or calls 020 7946 0958 today?"
+    pings = "8.8.8.8 or 1.1.1.1 or 9.9.9.10 or 8.8.4.4"
+    short = "Mail to bob.smith@example.com"
+    items = [item(question, ["Bob", "Bill"]), item(pings, ["a", "b"], name="ping"), item(short, name="short")]
+    index = Index(suite_texts(items, 5), 5, 0.5)
+    for text in (question, f"{pings}\na", short):
+        assert index.match(text) is not None
+    assert index.match(mask(question)[0]).id == "item"
+    assert index.match("They sent mail to everybody, or so they say, when one writes or calls.") is None
 
 
 def test_training_rows_that_contain_a_held_out_row_are_dropped(run_step, payload, document, corpus, suite):

@@ -30,7 +30,7 @@ class Config(ReleasePolicy):
 def run(config: Config, context: Context) -> Mapping[str, Result]:
     """Write the verdict, whatever it is, and the release page."""
     from tutelage.contracts.ancestry import ancestry_of
-    from tutelage.release import checks
+    from tutelage.release import checks, rules
     from tutelage.release.decision import verdict_of
     from tutelage.report.release_page import release_page
 
@@ -43,7 +43,7 @@ def run(config: Config, context: Context) -> Mapping[str, Result]:
     private_key, public_keys = _setting(context, "signing_key"), _setting(context, "public_keys")
     key = checks.key_check(private_key, public_keys)
     found = [
-        *checks.rule_checks(config, checks.figures_by_name(candidate), checks.figures_by_name(comparison)),
+        *rules.rule_checks(config, rules.figures_by_name(candidate), rules.figures_by_name(comparison)),
         *checks.built_in_checks(inputs, config, ancestry),
         key,
     ]

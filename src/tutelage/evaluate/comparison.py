@@ -2,14 +2,15 @@
 
 Items are resampled in pairs (Efron and Tibshirani, "An Introduction to the Bootstrap", 1993), the same draw on both sides,
 so what makes an item hard cancels out. Intervals are bias-corrected and accelerated (BCa); the statistic is the difference of
-weighted means, which for perplexity is that of mean negative log-likelihood per token.
+weighted means, which for perplexity is that of mean negative log-likelihood per token. Where an item is right or wrong and
+nothing between, the exact test of McNemar (1947) must agree, since a bootstrap of few differing items is overconfident.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import Any
@@ -46,6 +47,12 @@ class Paired:
         """How many items differ between the two sides."""
         return int((self.baseline != self.candidate).sum())
 
+    def right_or_wrong(self) -> bool:
+        """Whether every item is 0 or 1 and counts as much as any other."""
+        values = np.concatenate([self.baseline, self.candidate])
+        weights = np.concatenate([self.baseline_weights, self.candidate_weights])
+        return bool(np.isin(values, (0.0, 1.0)).all() and np.ptp(weights) == 0)
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -54,6 +61,17 @@ class Interval:
     low: float
     high: float
     standard_error: float
+
+
+@dataclass(frozen=True)
+class Note:
+    """What a reader of a figure must know."""
+
+    text: str
+    decisive: bool = False
+    """Whether it rules out a verdict."""
+    comparable: bool = True
+    """False where better and worse have no meaning: more items would not help, and no rule on the difference may pass."""
 
 
 def refuse_unlike(baseline: Mapping[str, Any], candidate: Mapping[str, Any]) -> None:
@@ -99,7 +117,7 @@ def compare_figure(
     """The comparison of one figure: `figure` of the baseline, `other` of the candidate."""
     difference = paired.difference()
     interval = bootstrap(paired, confidence, resamples, _seed_of(str(figure["name"]), seed))
-    notes = _notes(figure, other, paired, confidence)
+    notes = _notes(figure, other, paired, confidence, interval)
     exponential = figure["statistic"] == EXPONENTIAL
     return {
         "name": figure["name"],
@@ -108,7 +126,7 @@ def compare_figure(
         "difference": difference,
         "low": interval.low,
         "high": interval.high,
-        "verdict": verdict(interval, bool(figure["lower_is_better"]), conclusive=not any(n["decisive"] for n in notes)),
+        "verdict": verdict(interval, bool(figure["lower_is_better"]), conclusive=not any(n.decisive for n in notes)),
         "lower_is_better": figure["lower_is_better"],
         "items": len(paired.baseline),
         "items_that_differ": paired.deviating(),
@@ -117,7 +135,10 @@ def compare_figure(
         "ratio_low": math.exp(interval.low) if exponential else None,
         "ratio_high": math.exp(interval.high) if exponential else None,
         "minimum_detectable": minimum_detectable(interval.standard_error, confidence),
-        "notes": [note["note"] for note in notes],
+        "fair": figure.get("alternatives", {}).get(FAIR),
+        "comparable": all(note.comparable for note in notes),
+        "doubts": [note.text for note in notes if note.decisive],
+        "notes": [note.text for note in notes],
     }
 
 
@@ -129,29 +150,54 @@ def verdict(interval: Interval, lower_is_better: bool, *, conclusive: bool = Tru
 
 
 def _notes(
-    figure: Mapping[str, Any], other: Mapping[str, Any], paired: Paired, confidence: float
-) -> list[dict[str, Any]]:
-    """What a reader must know; decisive notes rule out a verdict."""
+    figure: Mapping[str, Any], other: Mapping[str, Any], paired: Paired, confidence: float, interval: Interval
+) -> list[Note]:
+    """What a reader must know, and what rules out a verdict."""
     notes = []
-    items, differ = len(paired.baseline), paired.deviating()
-    if items < SMALL_SAMPLE:
-        text = f"small sample: {items} items, fewer than {SMALL_SAMPLE}; the interval is a rough one"
-        notes.append({"note": text, "decisive": False})
-    # Were both models alike, each item that differs could as well differ the other way round: all in one direction
-    # happens by chance with probability 2^(1-n). Below that no test could tell, and a bootstrap is overconfident.
-    if differ and 2.0 ** (1 - differ) > 1 - confidence:
-        text = f"only {differ} items differ: too few to tell at confidence {confidence}, whatever their direction"
-        notes.append({"note": text, "decisive": True})
+    if len(paired.baseline) < SMALL_SAMPLE:
+        text = f"small sample: {len(paired.baseline)} items, fewer than {SMALL_SAMPLE}; the interval is a rough one"
+        notes.append(Note(text))
+    notes += _by_chance(paired, confidence, interval)
     if figure["statistic"] == EXPONENTIAL and (paired.baseline_weights != paired.candidate_weights).any():
         text = "token counts differ: the models tokenise differently, perplexity per token does not compare; see bits_per_byte"
-        notes.append({"note": text, "decisive": True})
+        notes.append(Note(text, decisive=True, comparable=False))
     fair = figure.get("alternatives", {}).get(FAIR)
     if fair is not None and (other["value"] < figure["value"]) != (
         abs(other["value"] - fair) < abs(figure["value"] - fair)
     ):
         text = f"fair is {fair:g}: the candidate's side of it makes lower farther from fair, or higher nearer to it"
-        notes.append({"note": text, "decisive": True})
+        notes.append(Note(text, decisive=True, comparable=interval.low <= 0 <= interval.high))
     return notes
+
+
+def _by_chance(paired: Paired, confidence: float, interval: Interval) -> Iterator[Note]:
+    """Why the items that differ could differ by chance, although the interval may leave zero out.
+
+    Were both models alike, each item that differs could as well differ the other way round: all in one direction happens by
+    chance with probability 2^(1-n). Below that no test could tell, and a bootstrap is overconfident.
+    """
+    differ = paired.deviating()
+    if differ and 2.0 ** (1 - differ) > 1 - confidence:
+        items = "item differs" if differ == 1 else "items differ"
+        text = f"only {differ} {items}: too few to tell at confidence {confidence}, whatever their direction"
+        yield Note(text, decisive=True)
+    elif paired.right_or_wrong() and not interval.low <= 0 <= interval.high:
+        up = int((paired.candidate > paired.baseline).sum())
+        probability = mcnemar(up, differ - up)
+        if probability > 1 - confidence:
+            text = (
+                f"of {differ} items that differ {up} went up and {differ - up} down: between equal models that happens in "
+                f"{probability:.1%} of cases (exact McNemar test), too often for confidence {confidence}"
+            )
+            yield Note(text, decisive=True)
+
+
+def mcnemar(up: int, down: int) -> float:
+    """How often two equal models differ as unevenly as this or more, both directions counted (exact binomial)."""
+    differ = up + down
+    tail = sum(math.comb(differ, count) for count in range(max(up, down), differ + 1))
+    # Whole numbers, divided last: 2.0 ** -differ is nothing from 1,075 items on.
+    return min(1.0, 2 * tail / (1 << differ))
 
 
 def minimum_detectable(standard_error: float, confidence: float) -> float:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,9 @@ def examine(examinee: Examinee, splits: Manifest, suite: Manifest, limits: Limit
     started = time.monotonic()
     rows, heldout = heldout_rows(splits, limits.heldout_rows, limits.seed)
     for phase in (phase for phase in tables.PHASES if phase in heldout):
-        measured.add(measure_phase(examinee, phase, rows[phase], heldout[phase], limits.row_tokens))
+        measured.add(
+            measure_phase(_on(examinee, f"held-out {phase}"), phase, rows[phase], heldout[phase], limits.row_tokens)
+        )
     for phase in sorted(set(heldout) - set(tables.PHASES)):
         measured.leave_out(f"perplexity/{phase}", f"{heldout[phase]} held-out rows of a phase that is not measured")
     seconds = time.monotonic() - started
@@ -86,7 +88,7 @@ def _examine_suite(examinee: Examinee, suite: Manifest, limits: Limits, measured
     for (kind, task), items in sorted(tasks.items()):
         if kind in RANKED:
             chosen = _choose(items, limits)
-            measured.add(RANKED[kind](examinee, task, chosen, len(items)))
+            measured.add(RANKED[kind](_on(examinee, task), task, chosen, len(items)))
             choices += sum(len(item["choices"]) for item in chosen)
     if not any(kind == "multiple_choice" for kind, _ in tasks):
         measured.leave_out("accuracy", "the suite has no multiple_choice items")
@@ -102,8 +104,14 @@ def _examine_suite(examinee: Examinee, suite: Manifest, limits: Limits, measured
             measured.leave_out(f"refusal/{kind}", "the tokenizer has no chat template" if items else no_items)
             continue
         chosen = _choose(items, limits)
-        measured.add(measure_refusals(examinee, kind, chosen, len(items), limits.new_tokens, limits.examples))
+        asked = _on(examinee, f"refusal/{kind}")
+        measured.add(measure_refusals(asked, kind, chosen, len(items), limits.new_tokens, limits.examples))
     observe(refusal_seconds=round(time.monotonic() - started, 3))
+
+
+def _on(examinee: Examinee, what: str) -> Examinee:
+    """The same examinee, whose progress says what it is measured on."""
+    return replace(examinee, progress=lambda done, total, unit: examinee.progress(done, total, f"{unit} of {what}"))
 
 
 def _tasks(suite: Manifest) -> dict[tuple[str, str], list[dict[str, Any]]]:

@@ -1,21 +1,19 @@
-"""What stands between a model and its PASS: checks that always hold, and the policy's rules on figures.
+"""What stands between a model and its PASS, whatever its policy says; `tutelage.release.rules` has the policy's own demands.
 
-A check never raises. What it cannot see it does not pass: an unknown figure, a manifest without counts and a policy without
-rules are failures with a reason in plain words.
+A check never raises. What it cannot see it does not pass: a manifest without counts or a key that cannot be read is a failure
+with a reason in plain words.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from tutelage.contracts.ancestry import Ancestry
 from tutelage.contracts.manifest import Manifest
-from tutelage.contracts.release_policy import ReleasePolicy, Rule
+from tutelage.contracts.release_policy import ReleasePolicy
 from tutelage.contracts.verdicts import fingerprint, load_private_key, trusted_keys
 from tutelage.errors import InvalidInput
 
@@ -38,8 +36,6 @@ LINKS = (
 #: Data steps in order: each takes in all rows that the one before kept.
 FLOW = ("documents", "curated", "unique", "splits")
 
-Figures = Mapping[str, Mapping[str, Any]]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
@@ -56,11 +52,6 @@ class Check:
     def values(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
-
-
-def figures_by_name(body: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Figure name → figure, of a scorecard.json or comparison.json."""
-    return {str(figure["name"]): figure for figure in body.get("figures", [])}
 
 
 def built_in_checks(inputs: Mapping[str, Manifest], policy: ReleasePolicy, ancestry: Ancestry) -> list[Check]:
@@ -261,88 +252,6 @@ def key_check(private_key: Path | None, public_keys: Path | None) -> Check:
     return Check(
         id=identity, rule=rule, observed=name, bound=bound, passed=True, why="the verdict is signed with a trusted key"
     )
-
-
-def rule_checks(policy: ReleasePolicy, candidate: Figures, comparison: Figures) -> list[Check]:
-    """The policy's rules, a check for each bound. A policy without rules gives one failed check."""
-    if not policy.rules:
-        why = "the policy has no rules, so nothing says what good enough is; add policy.release.rules"
-        return [Check(id="policy_has_rules", rule="policy has rules", observed=0, bound=1, passed=False, why=why)]
-    return [check for rule in policy.rules for check in _rule(rule, candidate, comparison)]
-
-
-def _rule(rule: Rule, candidate: Figures, comparison: Figures) -> Iterator[Check]:
-    if rule.minimum is not None:
-        yield _bound(rule.figure, "at least", rule.minimum, candidate)
-    if rule.maximum is not None:
-        yield _bound(rule.figure, "at most", rule.maximum, candidate)
-    if rule.must_be is not None:
-        yield _against_baseline(rule, comparison)
-
-
-def _bound(name: str, words: str, bound: float, candidate: Figures) -> Check:
-    rule = f"{name} {words} {bound:g}"
-    identity = f"rule:{name}:{'minimum' if words == 'at least' else 'maximum'}"
-    value = _number(candidate.get(name, {}), "value")
-    if value is None:
-        return Check(
-            id=identity, rule=rule, observed=None, bound=bound, passed=False, why=_unknown(name, candidate, "scorecard")
-        )
-    passed = value >= bound if words == "at least" else value <= bound
-    return Check(
-        id=identity,
-        rule=rule,
-        observed=value,
-        bound=bound,
-        passed=passed,
-        why=f"{name} is {value:.4g}, {words} {bound:g} is asked",
-    )
-
-
-def _against_baseline(rule: Rule, comparison: Figures) -> Check:
-    name, words = rule.figure, str(rule.must_be).replace("_", " ")
-    relation = "to" if rule.must_be == "non_inferior" else "than"
-    text = f"{name} {words} {relation} the baseline" + (f" (margin {rule.margin:g})" if rule.margin else "")
-    identity, figure = f"rule:{name}:must_be", comparison.get(name, {})
-    low, high = _number(figure, "low"), _number(figure, "high")
-    if low is None or high is None or not isinstance(figure.get("lower_is_better"), bool):
-        why = _unknown(name, comparison, "comparison")
-        return Check(id=identity, rule=text, observed=None, bound=words, passed=False, why=why)
-    worst, best = (-high, -low) if figure["lower_is_better"] else (low, high)
-    found = str(figure.get("verdict", "")).replace("_", " ")
-    # `cannot be told` stands although the interval leaves zero out where the comparison has a reason for doubt.
-    if rule.must_be == "better":
-        passed = found == "better" and worst > rule.margin
-    elif rule.must_be == "non_inferior":
-        # Too few items make a wide interval, which proves nothing: unlike not_worse this asks for proof.
-        passed = worst > -rule.margin
-    else:
-        passed = found in {"better", "cannot be told"} or (
-            found == "worse" and rule.margin > 0 and best >= -rule.margin
-        )
-    items = f", {figure['items']} items" if "items" in figure else ""
-    why = f"{name}: {_plain(found)} (difference {_number(figure, 'difference'):.4g}, interval {low:.4g} to {high:.4g}{items})"
-    return Check(id=identity, rule=text, observed=found, bound=words, passed=passed, why=why)
-
-
-def _plain(verdict: str) -> str:
-    return {"better": "better than the baseline", "worse": "worse than the baseline"}.get(
-        verdict, "no difference to the baseline can be told"
-    )
-
-
-def _number(figure: Mapping[str, Any], key: str) -> float | None:
-    value = figure.get(key)
-    known = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    return float(value) if known and value is not None else None
-
-
-def _unknown(name: str, known: Figures, where: str) -> str:
-    if name in known:
-        return f"{name}: the {where} has no usable number for it"
-    near = difflib.get_close_matches(name, sorted(known), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known)) or 'none'}"
-    return f"{name}: the {where} has no such figure; {hint}"
 
 
 def reasons_of(checks: Sequence[Check]) -> list[str]:

@@ -13,6 +13,7 @@ from tutelage.evaluate.comparison import (
     Paired,
     bootstrap,
     compare_figure,
+    mcnemar,
     minimum_detectable,
     pair,
     refuse_unlike,
@@ -142,6 +143,52 @@ def test_five_items_in_one_direction_prove_nothing_and_six_do():
     assert any("small sample: 6 items" in note for note in six["notes"])
 
 
+@pytest.mark.parametrize(
+    ("up", "down", "items", "expected"),
+    [
+        (6, 1, 30, "cannot_be_told"),
+        (1, 6, 30, "cannot_be_told"),
+        (8, 1, 30, "better"),
+        (1, 8, 30, "worse"),
+        (6, 0, 16, "better"),
+        (8, 0, 16, "better"),
+    ],
+)
+def test_what_is_right_or_wrong_is_better_only_where_the_exact_test_says_so_too(up, down, items, expected):
+    before = np.r_[np.zeros(up), np.ones(down), np.zeros(items - up - down)]
+    after = np.r_[np.ones(up), np.zeros(down), np.zeros(items - up - down)]
+    found = compare_figure(figure(), figure(), paired(before, after), 0.95, 2000, seed=7)
+    assert not found["low"] <= 0 <= found["high"]
+    assert found["verdict"] == expected
+    said = [note for note in found["notes"] if "McNemar" in note]
+    assert bool(said) == (expected == "cannot_be_told") and said == found["doubts"]
+    if said:
+        assert f"of 7 items that differ {up} went up and {down} down" in said[0] and "12.5% of cases" in said[0]
+    assert found["comparable"] is True
+
+
+def test_the_exact_test_is_scipys_and_does_not_fail_for_many_items():
+    from scipy import stats
+
+    for up, down in ((6, 1), (8, 1), (5, 5), (0, 8), (30, 12), (1500, 900)):
+        expected = stats.binomtest(up, up + down, 0.5).pvalue
+        assert mcnemar(up, down) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+    assert mcnemar(0, 0) == 1.0
+
+
+def test_a_share_that_clearly_goes_to_the_other_side_of_fair_does_not_compare():
+    def to(candidate, baseline=31 / 60):
+        sides = [np.arange(60) < round(60 * share) for share in (baseline, candidate)]
+        both = [{**figure("stereotype/x", lower_is_better=True, value=share), "alternatives": {"fair": 0.5}}
+                for share in (baseline, candidate)]  # fmt: skip
+        return compare_figure(*both, paired(*sides), 0.95, 500, seed=0)
+
+    assert to(0.0)["comparable"] is False and "fair is 0.5" in to(0.0)["doubts"][0] and to(0.0)["fair"] == 0.5
+    slight = to(0.5, 29 / 60)
+    assert slight["comparable"] is True and slight["verdict"] == "cannot_be_told"
+    assert compare_figure(figure(), figure(), paired([0, 1], [1, 1]), 0.95, 200, seed=0)["fair"] is None
+
+
 def test_perplexities_of_different_tokenizers_are_not_compared():
     values = np.linspace(1, 2, 40)
     sides = Paired(values, np.full(40, 100.0), values - 0.5, np.full(40, 120.0))
@@ -149,6 +196,7 @@ def test_perplexities_of_different_tokenizers_are_not_compared():
     body = compare_figure(figure(name, EXPONENTIAL, True), figure(name, EXPONENTIAL, True), sides, 0.95, 200, seed=0)
     assert body["verdict"] == "cannot_be_told"
     assert any("bits_per_byte" in note for note in body["notes"])
+    assert body["comparable"] is False and "bits_per_byte" in body["doubts"][0]
 
 
 def test_items_on_one_side_only_are_an_error_that_counts_them():

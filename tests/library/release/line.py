@@ -213,7 +213,8 @@ def _scorecard(folder: Path, side: int) -> str:
 
 def _comparison(folder: Path) -> str:
     keys = ("baseline", "candidate", "difference", "low", "high", "verdict", "lower_is_better")
-    figures = [{"name": name, **dict(zip(keys, values, strict=True)), "items": 40} for name, values in FIGURES.items()]
+    figures = [{"name": name, **dict(zip(keys, values, strict=True)), "items": 40, "comparable": True}
+               for name, values in FIGURES.items()]  # fmt: skip
     body = {"confidence": 0.95, "figures": figures}
     (folder / "comparison.json").write_text(json.dumps(body))
     return digest_of(body)

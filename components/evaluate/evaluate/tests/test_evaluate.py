@@ -53,6 +53,17 @@ def made(inputs, tmp_path_factory):
     return evaluate(inputs, tmp_path_factory.mktemp("made"))
 
 
+def test_progress_says_which_phase_or_task_it_measures(inputs, tmp_path):
+    evaluate(inputs, tmp_path)
+    events = [json.loads(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()]
+    units = [event["unit"] for event in events if event["event"] == "progress"]
+    assert "sequences of held-out pretrain" in units and "sequences of held-out sft" in units
+    assert any(unit.startswith("items of ") for unit in units) and all(" of " in unit for unit in units)
+    assert {unit for unit in units if unit.startswith("prompts")} == {
+        "prompts of refusal/harmful", "prompts of refusal/harmless",
+    }  # fmt: skip
+
+
 def scorecard_of(made):
     return json.loads(locations.read_bytes(made.file("scorecard.json")))
 

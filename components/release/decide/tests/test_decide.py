@@ -8,6 +8,7 @@ import pytest
 from tests.library.release.line import RULES, Line, make_line
 from tutelage.contracts.store import finish
 from tutelage.contracts.verdicts import create_key_pair
+from tutelage.errors import InvalidInput
 
 
 @pytest.fixture
@@ -59,14 +60,32 @@ def test_an_unknown_figure_fails_closed_and_names_the_nearest(line):
         ({"figure": "accuracy/arithmetic", "must_be": "better"}, False),
         ({"figure": "accuracy/arithmetic", "must_be": "not_worse"}, True),
         ({"figure": "refusal/harmless", "must_be": "not_worse"}, False),
-        ({"figure": "refusal/harmless", "must_be": "not_worse", "margin": 0.04}, False),
-        ({"figure": "refusal/harmless", "must_be": "not_worse", "margin": 0.06}, True),
         ({"figure": "refusal/harmless", "must_be": "non_inferior", "margin": 0.36}, True),
         ({"figure": "refusal/harmless", "must_be": "non_inferior", "margin": 0.34}, False),
     ],
 )
 def test_bounds_and_margins_decide(line, rule, passed):
     assert (decided(line, rules=[rule])["verdict"] == "PASS") is passed
+
+
+def test_a_margin_with_not_worse_is_an_error_that_says_what_to_write(line):
+    with pytest.raises(InvalidInput, match=r"not_worse takes none: write must_be: non_inferior with that margin"):
+        decided(line, rules=[{"figure": "refusal/harmless", "must_be": "not_worse", "margin": 0.06}])
+
+
+def test_the_page_names_guards_that_passed_without_proof(line):
+    rule = {"figure": "accuracy/arithmetic", "must_be": "not_worse"}
+    assert decided(line, rules=[rule])["verdict"] == "PASS"
+    lead = line.page().partition('class="tiles"')[0]
+    assert "Passed without proof" in lead
+    assert "40 items); no loss was seen (nothing could be told).</li>" in lead
+    decided(line)
+    assert "Passed without proof" not in line.page()
+
+
+def test_a_bound_says_over_how_many_items_the_figure_was_measured(line):
+    checks = decided(line, rules=[{"figure": "refusal/harmless", "maximum": 0.25}])["checks"]
+    assert checks[0]["why"] == "refusal/harmless is 0.3 over 40 items, at most 0.25 is asked"
 
 
 def test_rows_without_a_licence_refuse_the_release_unless_the_policy_lets_them_be_dropped(line):
@@ -278,12 +297,12 @@ def test_text_from_outside_is_escaped_on_the_page(line):
 
 
 def test_a_wrong_policy_is_an_input_error(line):
-    from tutelage.errors import InvalidInput
-
     for rules in (
         [{"figure": "a"}],
         [{"figure": "a", "maximum": 1, "margin": 1}],
         [{"figure": "a", "must_be": "good"}],
+        [{"figure": "a", "must_be": "not_worse", "margin": 0.1}],
+        [{"figure": "a", "must_be": "non_inferior"}],
     ):
         with pytest.raises(InvalidInput):
             decided(line, rules=rules)

@@ -38,6 +38,7 @@ $(STAMP): pyproject.toml $(LOCKS)
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv $(VENV) || { \
 	  echo "error: $(PYTHON) cannot make a virtual environment with pip in $(VENV)" >&2; \
 	  echo "hint: Debian and Ubuntu: apt-get install python3-venv make; then make setup again" >&2; exit 2; }
+	@echo "installing about 2.6 GB into $(VENV), some minutes the first time"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements/laptop.lock -e '.[laptop,test]'
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements/ml-metadata.lock || { \
 	  echo "warning: no wheel of ml-metadata for this platform: runs work, their lineage is kept in manifests only" >&2; }

@@ -24,7 +24,14 @@ set_option = click.option(
     "assignments",
     multiple=True,
     metavar="KEY=VALUE",
-    help="Change a parameter, for example policy.curation.minimum_words=5.",
+    help="Change a parameter, for example policy.curation.quality.minimum_words=5 or sources[0].limit=100.",
+)
+field_option = click.option(
+    "--set",
+    "assignments",
+    multiple=True,
+    metavar="FIELD=VALUE",
+    help="Change a field of the step's Config, for example (data/curate) quality.minimum_words=5.",
 )
 runs_option = click.option("--runs", metavar="DIR", help="Folder for runs and the store (default: runs).")
 
@@ -123,20 +130,24 @@ def run(recipe: str, assignments: tuple[str, ...], runs: str | None, fresh: bool
 def check(recipe: str, assignments: tuple[str, ...], runs: str | None, as_json: bool) -> None:
     """Report every mistake in RECIPE at once; start nothing."""
     from tutelage.orchestrate.check import check_recipe
+    from tutelage.orchestrate.compile import compiled_file
+    from tutelage.orchestrate.tasks import tasks_of
 
     chosen = _recipe(recipe, assignments)
     steps = check_recipe(chosen, _settings(runs))
+    around = sorted({task.label for task in tasks_of(compiled_file(chosen.pipeline))} - set(steps))
     if as_json:
         print(json.dumps({"outcome": "done", "recipe": chosen.name, "pipeline": chosen.pipeline, "steps": steps}))
     else:
-        click.echo(f"{chosen.name}: no mistakes found; {len(steps)} steps in {chosen.pipeline}")
+        tasks = f", {len(steps) + len(around)} tasks with {' and '.join(around)}" if around else ""
+        click.echo(f"{chosen.name}: no mistakes found; {len(steps)} steps in {chosen.pipeline}{tasks}")
 
 
 @commands.command()
 @click.argument("name", metavar="STAGE/VERB")
 @click.option("--in", "inputs", multiple=True, metavar="NAME=URI", help="Manifest of an input.")
 @click.option("--out", "outputs", multiple=True, metavar="NAME=URI", help="Folder for an output.")
-@set_option
+@field_option
 @click.option("--setting", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of the installation.")
 @json_option
 def step(

@@ -9,9 +9,11 @@ mistakes come back in one error.
 from __future__ import annotations
 
 import difflib
+import itertools
 import json
 import math
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, TypeVar
 
 import yaml
@@ -138,30 +140,85 @@ def _fields_at(config: type[Config], location: Iterable[Any]) -> list[str]:
     return list(getattr(current, "model_fields", {}))
 
 
+class Entries(dict[int, Any]):
+    """Changes to entries of a list that stands elsewhere, by index: what `sources[0].limit=5` asks for."""
+
+
 def parse_assignments(assignments: Iterable[str]) -> dict[str, Any]:
-    """`["a.b=1", "c=[x, y]"]` → `{"a": {"b": 1}, "c": ["x", "y"]}`; values are YAML. Raises InvalidInput."""
+    """`["a.b=1", "c=[x, y]"]` → `{"a": {"b": 1}, "c": ["x", "y"]}`; values are YAML. Raises InvalidInput.
+
+    `d[0].e=2` becomes Entries, for `merge` to lay over the list that `d` is; in `c` of the same call it changes the entry.
+    """
     result: dict[str, Any] = {}
     for assignment in assignments:
         key, separator, text = assignment.partition("=")
-        if not separator or not all(key.split(".")):
+        steps = _steps(key) if separator else []
+        if not steps:
             raise InvalidInput(f"not an assignment: {assignment!r}", hint="write key=value, for example seed=7")
-        target = result
-        *parents, last = key.split(".")
-        for parent in parents:
-            target = target.setdefault(parent, {})
-            if not isinstance(target, dict):
-                raise InvalidInput(f"{key!r} sets a field of a plain value", hint="set one or the other")
+        target: Any = result
+        for step, following in itertools.pairwise(steps):
+            target = _inner(target, step, key, is_list=isinstance(following, int))
+        if isinstance(target, list):
+            _require_entry(target, steps[-1], key)
         try:
-            target[last] = yaml.safe_load(text)
+            target[steps[-1]] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise InvalidInput(f"{key}: not YAML: {text!r}", hint="quote the value") from error
     return result
 
 
-def merge(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with `changes` laid over it, mapping by mapping; lists and plain values are replaced."""
+def _steps(key: str) -> list[str | int]:
+    """`a.b[0].c` → a, b, 0, c; nothing for what is no key. Raises InvalidInput for an entry counted with a dot."""
+    if not re.fullmatch(r"[^.\[\]]+(\.[^.\[\]]+|\[\d+\])*", key):
+        return []
+    if counted := re.search(r"\.(\d+)(?=[.\[]|$)", key):
+        form = f"{key[: counted.start()]}[{counted[1]}]{key[counted.end() :]}"
+        raise InvalidInput(f"{key!r} counts an entry of a list with a dot", hint=f"write {form}=…")
+    return [int(index) if index else name for index, name in re.findall(r"\[(\d+)\]|([^.\[\]]+)", key)]
+
+
+def _inner(target: Any, step: str | int, key: str, *, is_list: bool) -> Any:
+    """What stands at `step` of `target`, made where nothing does: entries of a list, or fields."""
+    if isinstance(target, list):
+        _require_entry(target, step, key)
+    elif step not in target:
+        target[step] = Entries() if is_list else {}
+    inner = target[step]
+    is_entries = isinstance(inner, list | Entries)
+    if is_entries != is_list or not isinstance(inner, list | dict):
+        raise InvalidInput(f"{key!r} sets a field of a plain value", hint="set one or the other")
+    return inner
+
+
+def _require_entry(listed: Sequence[Any], index: Any, where: str) -> None:
+    if not isinstance(index, int) or index >= len(listed):
+        count = f"{len(listed)} {'entry' if len(listed) == 1 else 'entries'}"
+        last = f"the first is [0], the last [{len(listed) - 1}]" if listed else "set the list whole: key=[…]"
+        raise InvalidInput(f"{where}: there is no entry [{index}], the list has {count}", hint=last)
+
+
+def merge(base: Mapping[str, Any], changes: Mapping[str, Any], where: str = "") -> dict[str, Any]:
+    """`base` with `changes` laid over it, mapping by mapping; lists and plain values are replaced, Entries change their list's.
+
+    Raises InvalidInput for Entries where `base` has no list, or no such entry; `where` is the path shown before each.
+    """
     merged = dict(base)
     for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(key), Mapping)
-        merged[key] = merge(merged[key], value) if both else value
+        merged[key] = _laid_over(merged.get(key), value, f"{where}.{key}" if where else str(key))
     return merged
+
+
+def _laid_over(base: Any, change: Any, where: str) -> Any:
+    if isinstance(change, Entries):
+        if not isinstance(base, list):
+            kind = "a mapping" if isinstance(base, Mapping) else "not set" if base is None else "a plain value"
+            hint = f"name a field of it, such as {where}.{next(iter(base))}" if base and kind == "a mapping" else ""
+            raise InvalidInput(f"{where} is {kind} and has no entries", hint=hint or f"set the list whole: {where}=[…]")
+        merged = list(base)
+        for index, value in sorted(change.items()):
+            _require_entry(base, index, where)
+            merged[index] = _laid_over(base[index], value, f"{where}[{index}]")
+        return merged
+    if isinstance(change, Mapping):
+        return merge(base if isinstance(base, Mapping) else {}, change, where)
+    return change

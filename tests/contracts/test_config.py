@@ -245,6 +245,56 @@ def test_what_is_no_assignment_is_refused_with_a_hint(assignments):
     assert caught.value.hint
 
 
+@pytest.mark.parametrize(
+    ("assignments", "expected"),
+    [
+        (["sources[0].limit=5"], {"sources": [{"name": "a", "limit": 5}, {"name": "b"}]}),
+        (["sources[1].fields.text=body", "sources[1].limit=5"],
+         {"sources": [{"name": "a"}, {"name": "b", "limit": 5, "fields": {"text": "body"}}]}),
+        (["sources[0]={name: c}"], {"sources": [{"name": "a"} | {"name": "c"}, {"name": "b"}]}),
+        (["sources[1]=7"], {"sources": [{"name": "a"}, 7]}),
+        (["sources=[{name: x}]", "sources[0].limit=5"], {"sources": [{"name": "x", "limit": 5}]}),
+        (["grid[0][1]=9"], {"sources": [{"name": "a"}, {"name": "b"}], "grid": [[1, 9], [3]]}),
+    ],
+)  # fmt: skip
+def test_an_entry_of_a_list_is_set_at_the_place_that_messages_write(assignments, expected):
+    base = {"sources": [{"name": "a"}, {"name": "b"}], "grid": [[1, 2], [3]]}
+    assert merge(base, parse_assignments(assignments)) == {"grid": [[1, 2], [3]], **expected}
+    assert base == {"sources": [{"name": "a"}, {"name": "b"}], "grid": [[1, 2], [3]]}
+
+
+@pytest.mark.parametrize(
+    ("assignment", "message", "hint"),
+    [
+        ("sources[2].limit=5", "there is no entry [2], the list has 2 entries", "the last [1]"),
+        ("sources.0.limit=5", "'sources.0.limit' counts an entry of a list with a dot", "write sources[0].limit=…"),
+        ("sources.0=5", "with a dot", "write sources[0]=…"),
+        ("policy[0].limit=5", "policy is a mapping and has no entries", "policy.split"),
+        ("seed[0]=5", "seed is a plain value", "seed=[…]"),
+        ("suite[0].limit=5", "suite is not set", "suite=[…]"),
+        ("sources[-1].limit=5", "not an assignment", "key=value"),
+        ("sources[x].limit=5", "not an assignment", "key=value"),
+        ("sources[0=5", "not an assignment", "key=value"),
+        ("[0].limit=5", "not an assignment", "key=value"),
+        ("empty[0]=5", "the list has 0 entries", "set the list whole"),
+    ],
+)
+def test_an_entry_that_is_not_there_is_refused_with_what_is(assignment, message, hint):
+    base = {"sources": [{}, {}], "policy": {"split": {}}, "seed": 7, "empty": []}
+    with pytest.raises(InvalidInput) as caught:
+        merge(base, parse_assignments([assignment]))
+    assert message in caught.value.message and hint in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    "assignments", [["a[0]=1", "a.b=2"], ["a.b=2", "a[0]=1"], ["a=[1]", "a.b=2"], ["a=[1]", "a[1]=2"]]
+)
+def test_a_place_cannot_be_a_list_and_a_mapping(assignments):
+    with pytest.raises(InvalidInput) as caught:
+        parse_assignments(assignments)
+    assert caught.value.hint
+
+
 def test_merging_lays_changes_over_mappings_and_replaces_the_rest():
     base = {"a": {"b": 1, "c": {"d": 2}}, "e": [1, 2], "f": 3}
     changes = {"a": {"c": {"x": 4}}, "e": [9], "f": {"g": 1}}

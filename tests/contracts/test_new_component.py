@@ -201,6 +201,27 @@ def test_a_name_that_cannot_be_one_is_refused_with_a_hint_and_nothing_is_written
     assert files_below(repository) == before
 
 
+def test_a_link_that_leads_nowhere_stands_in_the_way_of_a_component(repository: Path):
+    link = repository / "components" / "data" / "dangle"
+    link.symlink_to(repository / "nowhere")
+    done = new_component(repository, "data", "dangle")
+    assert done.returncode == 2 and "components/data/dangle exists" in done.stderr and "Traceback" not in done.stderr
+    link.unlink()
+
+
+def test_what_cannot_be_written_is_said_without_a_traceback_and_leaves_nothing(repository: Path):
+    before = files_below(repository)
+    script = textwrap.dedent("""
+        import resource, sys
+        from tutelage.orchestrate import new_component
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
+        sys.exit(new_component.main(["data", "dangle"]))
+    """)
+    done = run_in(repository, sys.executable, "-B", "-c", script)
+    assert done.returncode == 1 and "error: component data/dangle cannot be written: [Errno 27]" in done.stderr
+    assert files_below(repository) == before and not list(repository.glob(".component-*"))
+
+
 def test_make_hands_names_over_as_they_are_and_the_shell_reads_nothing_of_them(repository: Path):
     environment = repository / "environment"
     (environment / "bin").mkdir(parents=True)

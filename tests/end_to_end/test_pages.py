@@ -201,6 +201,23 @@ def test_a_refusal_is_explained_before_anything_else(browser, pages):
     )
 
 
+@pytest.mark.parametrize("name", ["released", "refused", "run"])
+def test_a_phone_shows_every_interval_whole_with_its_marker_and_its_words(browser, pages, name):
+    page = browser.open(pages[name], width=PHONE)
+    parts = "[...document.querySelectorAll('svg.intervals :is(text, path, circle)')].map(part => part.getBoundingClientRect())"
+    edges = page.evaluate(f"{parts}.map(part => part.right)")
+    assert len(edges) > 5 and max(edges) <= PHONE
+    texts = page.evaluate(f"{parts.replace(', path, circle', '')}.map(part => part.height)")
+    assert min(texts) >= 12, "smaller than a phone's reader can take"
+
+
+def test_what_is_wider_than_a_phone_shows_a_shade_where_it_goes_on(browser, pages):
+    page = browser.open(pages["run"], width=PHONE)
+    shaded = "[...document.querySelectorAll('.figure, .table')].filter(part => part.scrollWidth > part.clientWidth)"
+    assert page.evaluate(f"{shaded}.some(part => part.classList.contains('figure'))"), "the timeline is wider"
+    assert page.evaluate(f"{shaded}.every(part => getComputedStyle(part).backgroundImage.includes('gradient'))")
+
+
 def test_hostile_names_are_shown_as_text(browser, pages):
     text = browser.open(pages["hostile release"]).evaluate("document.body.textContent")
     assert EVIL in text and "数据集的名称" in text and "source-193" in text

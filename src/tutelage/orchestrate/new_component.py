@@ -11,6 +11,7 @@ from __future__ import annotations
 import builtins
 import difflib
 import keyword
+import os
 import re
 import shutil
 import sys
@@ -18,7 +19,7 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from tutelage.errors import InvalidInput, Problem, TutelageError
+from tutelage.errors import InvalidInput, Problem, StepFailed, TutelageError
 from tutelage.step import repository_root, step_names
 
 TEMPLATES = Path(__file__).parent / "component_templates"
@@ -96,7 +97,8 @@ def _taken(stage: str, verb: str, names: list[str]) -> list[Problem]:
     """Components of that name: a verb stands in one stage alone, since tasks, labels and logs are called after it."""
     there = [name for name in names if name.endswith(f"/{verb}")]
     folder = repository_root() / "components" / stage / verb
-    if not there and folder.exists():
+    # A link that leads nowhere stands in the way too.
+    if not there and os.path.lexists(folder):
         there = [f"{stage}/{verb}"]
     return [Problem("VERB", f"components/{name} exists", "take another verb, or change that one") for name in there]
 
@@ -109,6 +111,9 @@ def main(arguments: list[str]) -> int:
     except TutelageError as error:
         sys.stderr.write(f"error: {error}\n")
         return error.exit_code
+    except OSError as error:
+        sys.stderr.write(f"error: component {stage}/{verb} cannot be written: {error}\n")
+        return StepFailed.exit_code
     made = "\n".join(f"  {file.relative_to(repository_root())}" for file in files)
     sys.stdout.write(
         f"made\n{made}\n\nnext: write its test, then its step, then wire it; CONTRIBUTING.md, Add a component, goes through it\n"

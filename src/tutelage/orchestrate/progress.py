@@ -66,15 +66,26 @@ def figures_of(event: Mapping[str, Any], pace: Pace | None = None, *, narrow: bo
     done, total, unit = event.get("done"), event.get("total"), str(event.get("unit", ""))
     count = f"{done:,.0f}" if isinstance(done, int | float) else "?"
     percent = f"{100 * done / total:.0f}%" if total and done is not None else ""
-    counted = f"{count} of {total:,.0f} {unit} ({percent})" if percent else f"{count} {unit}"
+    named = _unit(unit, total if percent else done)
+    counted = f"{count} of {total:,.0f} {named} ({percent})" if percent else f"{count} {named}"
+    if event.get("doing") and not percent:
+        # What it does now says more than how many things it has done of nobody knows how many.
+        return str(event["doing"])
     parts = [percent if narrow and percent else counted]
     if pace and pace.seconds_left:
         parts.append(f"{_duration(pace.seconds_left)} left")
     known = {"time", "event", "task", "step", "done", "total", "unit"}
     figures = {name: value for name, value in event.items() if name not in known and isinstance(value, int | float)}
     if pace and pace.rate and f"{unit}_per_second" not in figures and not narrow:
-        parts.append(f"{pace.rate:,.3g} a second" if pace.rate < 1000 else f"{pace.rate:,.0f} a second")
+        rate = f"{pace.rate:,.3g}" if pace.rate < 1000 else f"{pace.rate:,.0f}"
+        parts.append(f"{rate} {unit.partition(' of ')[0]} a second")
     return ", ".join([*parts, *(f"{name.replace('_', ' ')} {value:,.4g}" for name, value in figures.items())])
+
+
+def _unit(unit: str, count: Any) -> str:
+    """The unit as it is said of so many: 2 parts curated, 1 part curated."""
+    first, space, rest = unit.partition(" ")
+    return f"{first.removesuffix('s')}{space}{rest}" if count == 1 else unit
 
 
 def _duration(seconds: float) -> str:

@@ -44,6 +44,7 @@ class RunRecord:
     failed_task: str | None = None
     report: str | None = None
     release_page: str | None = None
+    plan_page: str | None = None
     artifacts: dict[str, dict[str, str]] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
     stages: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -56,6 +57,8 @@ class RunRecord:
     """Size of the store when the run ended; None: not measured."""
     payload_bytes: int | None = None
     """Size of the payloads that the run made or reused."""
+    written_bytes: int | None = None
+    """Size of those that the run made itself; None: not known."""
     spark_starts: int | None = None
     """Spark sessions started; None: not measured."""
     figures: list[dict[str, Any]] = field(default_factory=list)
@@ -83,18 +86,30 @@ def run_folders(settings: Settings) -> list[Path]:
 
 
 def read_record(folder: Path) -> RunRecord:
-    """The record of a run. Raises StoreError when run.json is torn or of another version."""
+    """The record of a run. Raises StoreError when run.json is torn, of another version, or no file that ends."""
     try:
-        text = (folder / RECORD_NAME).read_text(encoding="utf-8")
+        text = _text(folder / RECORD_NAME)
         RunRecord(**json.loads(text))
         # Strictly by type: JSON that somebody else wrote has the keys, and breaks what reads it later.
-        return TypeAdapter(RunRecord).validate_json(text, strict=True)
+        record = TypeAdapter(RunRecord).validate_json(text, strict=True)
+        if datetime.fromisoformat(record.started).tzinfo is None:
+            raise ValueError(f"started: {record.started!r} names no time zone")
+        return record
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         cause = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    except RecursionError:
+        cause = "it is nested too deeply"
     except (ValueError, TypeError, OSError) as error:
-        cause = str(error).splitlines()[0]
+        cause = next(iter(str(error).splitlines()), type(error).__name__)
     raise StoreError(f"record of run {folder.name} cannot be read: {cause}", hint=f"remove {folder} if nobody needs it")
+
+
+def _text(file: Path) -> str:
+    """What stands in a file; a pipe or a device, whose end would never come, is an OSError."""
+    if file.exists() and not file.is_file() and not file.is_dir():
+        raise OSError(f"{file.name} is a pipe, a socket or a device")
+    return file.read_text(encoding="utf-8")
 
 
 def readable_records(settings: Settings) -> tuple[list[RunRecord], list[str]]:
@@ -133,16 +148,17 @@ def conclude(record: RunRecord, events: Sequence[Mapping[str, Any]], exit_code: 
     """Fill in what the events and payloads say of the run's end, and save it."""
     finished = {event["task"]: event for event in events if event["event"] == "finished"}
     record.stages = stages_of(events)
-    made = []
+    made, own = [], []
     for label, event in finished.items():
         for name, uri in event["outputs"].items():
             try:
                 made.append(manifest.read(uri))
+                own += [] if event.get("reused") else made[-1:]
                 _note_artifact(record, f"{label}/{name}", made[-1])
             except (OSError, StoreError):
                 # The store was removed or moved since: the run's own record says what it can.
                 record.artifacts[f"{label}/{name}"] = {"kind": "gone", "digest": "", "manifest": uri}
-    record.payload_bytes = payload_bytes(made)
+    record.payload_bytes, record.written_bytes = payload_bytes(made), payload_bytes(own)
     failed = [event for event in events if event["event"] == "failed"]
     stopped = any(event.get("stopped") == "budget" for event in finished.values())
     if failed:
@@ -167,9 +183,15 @@ def _note_artifact(record: RunRecord, name: str, made: manifest.Manifest) -> Non
     if made.kind == "comparison":
         record.figures = _figures_asked_about(Path(record.folder), manifest.read_json(made, "comparison.json"))
     if made.kind == "page":
-        target = Path(record.folder) / "release.html"
-        target.write_bytes(locations.read_bytes(made.file("page.html")))
-        record.release_page = str(target)
+        record.release_page = _copied(made, Path(record.folder) / "release.html")
+    if made.kind == "plan":
+        record.plan_page = _copied(made, Path(record.folder) / "plan.html")
+
+
+def _copied(made: manifest.Manifest, target: Path) -> str:
+    """Where a payload's page lies among the run's own, for people."""
+    target.write_bytes(locations.read_bytes(made.file("page.html")))
+    return str(target)
 
 
 def _figures_asked_about(folder: Path, comparison: Mapping[str, Any]) -> list[dict[str, Any]]:

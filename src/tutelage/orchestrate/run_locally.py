@@ -1,6 +1,6 @@
 """Run a recipe on this machine: the compiled pipeline by kfp.local, finished steps reused, progress live, lineage written.
 
-    runs/<run>/recipe.yaml settings.json run.json events.jsonl outcomes/ logs/ kfp/ release.html report.html
+    runs/<run>/recipe.yaml settings.json run.json events.jsonl outcomes/ logs/ kfp/ plan.html release.html report.html
 
 Steps talk to us through `events.jsonl` alone; this process follows it, shows it and is the only writer of ML Metadata.
 """

@@ -15,6 +15,8 @@ HEAD = ("run", "outcome", "verdict", "seconds", "payloads", "started (UTC)", "re
 RIGHT = frozenset({"seconds", "payloads"})
 INDENT = "    "
 NOT_MEASURED = "not measured"
+#: A cause of more characters than this is cut at a word.
+CAUSE_CHARACTERS = 120
 
 
 def runs_table(records: Sequence[RunRecord]) -> str:
@@ -61,9 +63,17 @@ def _below(record: RunRecord) -> Iterator[str]:
         verdict = str(figure.get("verdict"))
         change = f"{_number(figure.get('baseline'))} → {_number(figure.get('candidate'))}"
         yield f"{INDENT}{figure.get('name')!s:<{width}}  {change:<20}  {VERDICTS.get(verdict, verdict)}"
-    if record.cause:
+    if cause := (record.cause or "").strip():
         where = f"{record.failed_task}: " if record.failed_task else ""
-        yield f"{INDENT}{where}{record.cause.strip().splitlines()[0][:120]}"
+        yield f"{INDENT}{where}{_cut(cause.splitlines()[0])}"
+
+
+def _cut(text: str) -> str:
+    """A text of one line, cut at a word where it is too long."""
+    if len(text) <= CAUSE_CHARACTERS:
+        return text
+    start = text[:CAUSE_CHARACTERS]
+    return f"{(start.rpartition(' ')[0] or start[:-1]).rstrip(' ,;:')} …"
 
 
 def _number(value: Any) -> str:
@@ -79,15 +89,15 @@ def summary(record: RunRecord) -> str:
     """What a run says of itself at its end."""
     verdict = f", verdict {record.verdict}" if record.verdict else ""
     largest = f", the largest process ({record.peak_memory_process or 'its name is not known'})"
-    own = f", of which {size(record.payload_bytes)} are of this run" if record.payload_bytes is not None else ""
     starts = record.spark_starts
     parts = [
         ("run", [record.run]),
         ("outcome", [f"{record.outcome} in {record.seconds:.1f} s{verdict}"]),
         ("stages", stage_lines(record.stages, record.seconds or 0.0)),
         ("memory", [size(record.peak_memory_bytes) + (largest if record.peak_memory_bytes is not None else "")]),
-        ("store", [size(record.store_bytes) + own]),
+        ("store", [size(record.store_bytes) + _own(record)]),
         ("spark", [NOT_MEASURED if starts is None else f"{starts} start{'' if starts == 1 else 's'}"]),
+        ("plan", [record.plan_page] if record.plan_page else []),
         ("release", [record.release_page] if record.release_page else []),
         ("report", [record.report] if record.report else []),
     ]
@@ -95,6 +105,15 @@ def summary(record: RunRecord) -> str:
     for name, values in parts:
         lines += [f"{name if index == 0 else '':<10}{value}" for index, value in enumerate(values)]
     return "\n".join(lines)
+
+
+def _own(record: RunRecord) -> str:
+    """What of the store is this run's: what it wrote itself, and what earlier runs had left for it."""
+    if record.payload_bytes is None or record.written_bytes is None:
+        return ""
+    found = record.payload_bytes - record.written_bytes
+    again = f", and found {size(found)} of earlier runs again" if found else ""
+    return f"; this run wrote {size(record.written_bytes)}{again}"
 
 
 def stage_lines(stages: Mapping[str, Mapping[str, Any]], seconds: float) -> list[str]:

@@ -31,6 +31,8 @@ COPIES_OF_ROWS = 6
 #: Bytes a parameter of two kept checkpoints: weights and two moments in float32.
 CHECKPOINT_BYTES = 2 * 12
 FETCHES_AT_ONCE = 4
+#: Formats of which a file is one row, or none.
+ROW_A_FILE = ("text", "markdown", "python_source")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,8 +72,13 @@ def problems(
     values = {task.step: task.values for task in tasks}
     found, fetched = look_around(tasks, wrong, surroundings.cache)
     found += _model_problems(fetched)
-    found += _suite_problems(values["plan/acquire"], fetched, wrong)
-    found += consistency.problems(values, objectives)
+    told, items = _suite_problems(values["plan/acquire"], fetched, wrong)
+    found += told
+    found += _selection_problems(values, fetched, wrong)
+    model = fetched["base_model"].path if "base_model" in fetched else None
+    folder = model if model is not None and model.is_dir() else None
+    known = consistency.Known(model=folder, items=items, rows=_rows_at_most(values, fetched, wrong))
+    found += consistency.problems(tasks, values, objectives, known)
     return found + _machine_problems(values, objectives, fetched, surroundings)
 
 
@@ -183,12 +190,13 @@ def _model_problems(fetched: Mapping[str, sources.Fetched]) -> list[Problem]:
 
 def _suite_problems(
     acquire: Mapping[str, Any], fetched: Mapping[str, sources.Fetched], wrong: Sequence[str]
-) -> list[Problem]:
-    """Tasks without a usable item, and tasks that give one name to two types."""
+) -> tuple[list[Problem], dict[int, int]]:
+    """Tasks without a usable item, and tasks that give one name to two types; how many items the others give, by place."""
     from tutelage.plan.suite import read_task
     from tutelage.plan.tasks import Task
 
     found = []
+    count: dict[int, int] = {}
     types: dict[str, str] = {}
     for index, values in enumerate(entries(acquire["suite"])):
         where = f"evaluation.suite[{index}]"
@@ -199,9 +207,57 @@ def _suite_problems(
             found.append(Problem(f"{where}.type", f"task {task.task!r} is {types[task.task]} elsewhere", "rename one"))
         if where in fetched:
             items = read_task(task, fetched[where])
+            count[index] = len(items.kept)
             if not items.kept:
                 reasons = sorted({row["reason"] for row in items.dropped}) or ["no row"]
                 found.append(Problem(where, f"gives no item: {', '.join(reasons)}", "check format and field names"))
+    return found, count
+
+
+def _selection_problems(
+    values: Mapping[str, Any], fetched: Mapping[str, sources.Fetched], wrong: Sequence[str]
+) -> list[Problem]:
+    """Folders of which a source, or the tokenizer's corpus, takes no file."""
+    from tutelage.plan.base_model import CorpusPart
+    from tutelage.step import load
+
+    def of_source(entry: Mapping[str, Any], found: sources.Fetched) -> bool:
+        (source,) = build(load("data/ingest").Config, {"sources": [entry]}).sources
+        return any(source.takes(name) for name, _ in found.files())
+
+    def of_corpus(entry: Mapping[str, Any], found: sources.Fetched) -> bool:
+        return bool(found.files(build(CorpusPart, entry).suffixes))
+
+    shape = mapping(mapping(values["plan/acquire"]["base_model"]).get("initialise"))
+    told = []
+    for section, listed, takes_any, hint in (
+        ("sources", values["data/ingest"]["sources"], of_source, "check format, include and exclude"),
+        ("base_model.initialise.tokenizer_corpus", shape.get("tokenizer_corpus"), of_corpus, "check suffixes"),
+    ):
+        for index, entry in enumerate(entries(listed)):
+            where = f"{section}[{index}]"
+            at_hand = where in fetched and fetched[where].path.is_dir()
+            if at_hand and not any(is_within(place, where) for place in wrong) and not takes_any(entry, fetched[where]):
+                names = [name for name, _ in fetched[where].files()]
+                told.append(Problem(where, f"takes none of its {len(names)} files, {names[0]} among them", hint))
+    return told
+
+
+def _rows_at_most(
+    values: Mapping[str, Any], fetched: Mapping[str, sources.Fetched], wrong: Sequence[str]
+) -> dict[int, int]:
+    """Place of a source at hand → rows it can give at most, for formats of which a file is a row."""
+    from tutelage.step import load
+
+    found = {}
+    for index, entry in enumerate(entries(values["data/ingest"]["sources"])):
+        where = f"sources[{index}]"
+        if where in fetched and not any(is_within(place, where) for place in wrong):
+            (source,) = build(load("data/ingest").Config, {"sources": [entry]}).sources
+            if source.format in ROW_A_FILE:
+                files = [name for name, _ in fetched[where].files()]
+                # A source that is one file is read whatever its name.
+                found[index] = 1 if fetched[where].path.is_file() else sum(map(source.takes, files))
     return found
 
 

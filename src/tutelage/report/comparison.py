@@ -42,22 +42,26 @@ def sentences(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
         parts = [_told(row) for row in told if row["verdict"] == verdict]
         text = "; ".join(parts) or "nothing that was measured"
         found.append({"sign": SIGNS[verdict] if parts else "–", "words": said, "text": text})
-    doubtful = [str(row["name"]) for row in told if row["verdict"] == "cannot_be_told" and not row["still"]]
-    still = [str(row["name"]) for row in told if row["still"]]
+    doubtful = [_told(row) for row in told if row["verdict"] == "cannot_be_told" and not row["still"]]
+    still = [_named(row) for row in told if row["still"]]
     if doubtful:
-        found.append(
-            {"sign": "○", "words": "Cannot be told", "text": f"{words.listed(doubtful)} (the change could be chance)"}
-        )
+        text = f"{'; '.join(doubtful)} (the change could be chance)"
+        found.append({"sign": "○", "words": "Cannot be told", "text": text})
     if still:
-        found.append({"sign": "○", "words": "Did not move", "text": words.listed(still)})
+        found.append({"sign": "○", "words": "Did not move", "text": "; ".join(still)})
     return found
 
 
 def _told(row: Mapping[str, Any]) -> str:
     """One figure: its words, its name, and from what to what."""
-    means, change = words.figure(str(row["name"])), words.change(row)
-    text = f"{means} ({row['name']})" if means else str(row["name"])
-    return f"{text}, {change}" if change else text
+    change = words.change(row)
+    return f"{_named(row)}, {change}" if change else _named(row)
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    """One figure: its words and its name."""
+    means = words.figure(str(row["name"]))
+    return f"{means} ({row['name']})" if means else str(row["name"])
 
 
 def _said_by_another(row: Mapping[str, Any], rows: Sequence[Mapping[str, Any]]) -> bool:

@@ -79,9 +79,9 @@ def _rules(values: Mapping[str, Any]) -> list[dict[str, str]]:
         if asked == "non_inferior":
             parts.append(f"proven to lose less than {margin:g} against the model it started from")
         elif asked:
-            allowed = f" by more than {margin:g}" if margin and asked == "better" else ""
-            allowed = f" (a loss of {margin:g} is allowed)" if margin and asked != "better" else allowed
-            parts.append(f"{str(asked).replace('_', ' ')} than the model it started from{allowed}")
+            more = f" by more than {margin:g}" if margin and asked == "better" else ""
+            more = " beyond doubt (it passes when nothing can be told)" if asked == "not_worse" else more
+            parts.append(f"{str(asked).replace('_', ' ')} than the model it started from{more}")
         for key, said in (("minimum", "at least"), ("maximum", "at most")):
             if (bound := values.get(f"{place}.{key}")) is not None:
                 parts.append(f"{said} {bound:g}")
@@ -93,7 +93,10 @@ def _rules(values: Mapping[str, Any]) -> list[dict[str, str]]:
 def _tiles(plan: Mapping[str, Any], values: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """(title, figure, what it is of): what to take in at a glance."""
     known = {item["quantity"]: item["value"] for item in plan["estimates"]}
-    tiles = [("Tasks", str(len(plan["tasks"])), ""), ("Sources", str(len(plan["sources"])), "read from outside")]
+    tiles = [
+        ("Tasks", str(len(plan["tasks"])), "beside check and clean"),
+        ("Sources", str(len(plan["sources"])), "read from outside"),
+    ]
     if (parameters := known.get("parameters")) is not None:
         tiles.append(("Parameters", f"{parameters / 1e6:,.1f}", "million"))
     if (data := known.get("data to read")) is not None:

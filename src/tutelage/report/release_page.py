@@ -44,6 +44,7 @@ def release_page(
         passed=passed,
         checks=sorted(verdict["checks"], key=lambda check: bool(check["passed"])),
         failed=_failed(verdict["checks"], sources),
+        unproven=_unproven(verdict["checks"]),
         moved=compared.sentences(figures),
         tiles=_tiles(verdict["checks"], inputs, cost),
         figures=figures,
@@ -82,6 +83,15 @@ def _failed(checks: Sequence[Mapping[str, Any]], sources: BySource) -> list[dict
         figure = str(check.get("id", "")).partition("rule:")[2].rpartition(":")[0]
         found.append({"why": why, "measures": words.figure(figure), "remedy": words.remedy(check)})
     return found
+
+
+def _unproven(checks: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Guards that passed because no loss was proven, which is no proof that nothing was lost."""
+    return [
+        str(check["why"])
+        for check in checks
+        if check["passed"] and check.get("bound") == "not worse" and check.get("observed") == "cannot be told"
+    ]
 
 
 def _tiles(

@@ -70,7 +70,7 @@ def render(folder: Path, *, needs: Mapping[str, tuple[str, ...]] | None = None, 
         outcome=_outcome(record),
         story=_story(record, models),
         started=_moment(record.record.get("started")),
-        tiles=_tiles(record, made, cost),
+        tiles=_tiles(record, made, cost, is_trained=bool(models)),
         links=_links(
             record, models=models, comparison=comparison, verdict=verdict, made=made, cost=cost, lineage=lineage
         ),
@@ -123,8 +123,9 @@ def _relative(body: str, folder: Path, store: str | None) -> str:
 def _story(record: Record, models: Mapping[str, Manifest]) -> str:
     """What the run did, in a sentence or two."""
     took = record.record.get("seconds")
+    going = _is_going(record)
     ran = [task for task in record.tasks.values() if task.state in ("done", "reused")]
-    text = f"{len(ran)} of {len(record.tasks)} tasks ended well"
+    text = f"{len(ran)} of {len(record.tasks)} tasks {'are done so far' if going else 'ended well'}"
     if took:
         text += f", over {duration(took)}"
     reused = sum(task.state == "reused" for task in ran)
@@ -132,7 +133,14 @@ def _story(record: Record, models: Mapping[str, Manifest]) -> str:
         text += f"; {reused} found their work finished by an earlier run"
     trained = [f"{item.details.get('objective')} ({number(item.details.get('tokens_trained'))} tokens)"
                for item in models.values()]  # fmt: skip
-    return f"{text}. Trained: {', '.join(trained)}." if trained else f"{text}. Nothing was trained."
+    if trained:
+        return f"{text}. Trained: {', '.join(trained)}."
+    return f"{text}. {'Nothing is trained yet.' if going else 'Nothing was trained.'}"
+
+
+def _is_going(record: Record) -> bool:
+    """Whether nothing says that the run has ended, and nothing in it has gone wrong."""
+    return record.record.get("outcome") is None and not any(task.failed for task in record.tasks.values())
 
 
 def _moment(text: Any) -> str:
@@ -144,7 +152,7 @@ def _moment(text: Any) -> str:
     return f"{moment.day} {moment:%B %Y, %H:%M:%S} UTC"
 
 
-def _tiles(record: Record, made: Mapping[str, Manifest], cost: Bill) -> list[tuple[str, str, str]]:
+def _tiles(record: Record, made: Mapping[str, Manifest], cost: Bill, *, is_trained: bool) -> list[tuple[str, str, str]]:
     """(title, figure, what it is of): what to take in at a glance."""
     tiles = [("Took", duration(record.record.get("seconds")), "")] if record.record.get("seconds") is not None else []
     states = [task.state for task in record.tasks.values()]
@@ -153,7 +161,8 @@ def _tiles(record: Record, made: Mapping[str, Manifest], cost: Bill) -> list[tup
         tiles.append(("Tasks done", str(ended), f"of {len(states)}"))
     data = made.get("tokens", made.get("splits"))
     if data is not None and "documents" in made:
-        tiles.append(("Rows trained on", number(data.rows), f"of {number(made['documents'].rows)} read"))
+        title = "Rows trained on" if is_trained else "Rows to train on"
+        tiles.append((title, number(data.rows), f"of {number(made['documents'].rows)} read"))
     if cost.total.tokens is not None:
         tiles.append(("Tokens trained", number(cost.total.tokens), ""))
     if (memory := record.record.get("peak_memory_bytes") or cost.total.memory_bytes) is not None:
@@ -204,9 +213,10 @@ def _outcome(record: Record) -> dict[str, str]:
 
 
 def _counts(record: Record) -> str:
-    """How many tasks ended how: "12 done, 3 reused, 1 failed"."""
+    """How many tasks ended how: "12 done, 3 reused, 1 failed"; of a run that is going also "4 not run yet"."""
     states = [task.state for task in record.tasks.values()]
-    return ", ".join(f"{states.count(state)} {words}" for state, (_, words) in STATES.items() if state in states)
+    told = ", ".join(f"{states.count(state)} {words}" for state, (_, words) in STATES.items() if state in states)
+    return f"{told} yet" if _is_going(record) and "not run" in states else told
 
 
 def _comparison(record: Record) -> dict[str, Any] | None:

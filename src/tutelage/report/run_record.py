@@ -149,15 +149,18 @@ def read_record(folder: Path, needs: Mapping[str, tuple[str, ...]] | None = None
 
 
 def _record(file: Path, missing: list[str]) -> Mapping[str, Any]:
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    if not file.exists():
         missing.append("run.json is missing: the run is still going, or its command line was killed")
         return {}
-    except ValueError:
+    try:
+        # Not a pipe: reading one would never end.
+        value = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    except (OSError, ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
         missing.append("run.json is torn")
         return {}
-    return value if isinstance(value, dict) else {}
+    return value
 
 
 def _apply(tasks: dict[str, Task], event: Mapping[str, Any], missing: list[str]) -> None:
@@ -224,9 +227,10 @@ def _tail(file: Path) -> str | None:
     return mask("\n".join(lines[-LOG_TAIL_LINES:]))
 
 
-def _seconds(time: str | None) -> float | None:
+def _seconds(time: Any) -> float | None:
+    """An event's time in seconds; None where it is no time that Tutelage writes."""
     try:
-        return None if time is None else datetime.fromisoformat(time).timestamp()
+        return datetime.fromisoformat(time).timestamp() if isinstance(time, str) else None
     except ValueError:
         return None
 

@@ -44,12 +44,13 @@ a { color: var(--accent); }
 code, pre, .digest { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 0.875em;
   overflow-wrap: anywhere; }
 pre { background: var(--raised); border: 1px solid var(--line); border-radius: 6px; padding: 0.75rem; overflow-x: auto; }
-.table { overflow-x: auto; margin: 0.75rem 0 1.25rem; border: 1px solid var(--line); border-radius: 6px; background:
+.table { margin: 0.75rem 0 1.25rem; border: 1px solid var(--line); border-radius: 6px; }
+.table, .figure { overflow-x: auto; background:
   linear-gradient(90deg, var(--ground) 1rem, transparent) 0 0 / 2.5rem 100% no-repeat local,
   linear-gradient(-90deg, var(--ground) 1rem, transparent) 100% 0 / 2.5rem 100% no-repeat local,
   linear-gradient(90deg, var(--shade), transparent) 0 0 / 0.6rem 100% no-repeat,
   linear-gradient(-90deg, var(--shade), transparent) 100% 0 / 0.6rem 100% no-repeat; }
-.figure { overflow-x: auto; } .figure svg { min-width: 30rem; } .figure svg.graph { min-width: 0; }
+.figure svg { min-width: 30rem; } .figure svg:is(.graph, .intervals) { min-width: 0; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 caption { text-align: left; padding: 0.5rem 0.75rem; color: var(--soft); }
 th, td { text-align: left; vertical-align: top; padding: 0.4rem 0.75rem; border-top: 1px solid var(--line);

@@ -45,6 +45,7 @@ REASONS: Mapping[str, str] = {
     "same_answers": "the better and the worse answer are the same",
     "too_few_letters": "mostly numbers and signs",
     "too_few_words": "too short to learn from",
+    "too_large": "a file larger than is read",
     "too_long": "longer than the limit set for it",
     "too_many_symbols": "too many hashes and ellipses",
     "too_many_words": "longer than the policy allows",
@@ -132,7 +133,9 @@ def remedy(check: Mapping[str, Any]) -> str:
     name = str(check.get("id", ""))
     if not name.startswith("rule:"):
         return REMEDIES.get(name, "see what was found, below")
-    if check.get("observed") == "cannot be told":
+    if check.get("observed") == "not comparable":
+        return "ask for a figure that compares, or bound this one on both sides with minimum and maximum"
+    if check.get("observed") == "cannot be told" and check.get("bound") != "not worse":
         return "the evaluation has too few items to prove it: add items, or train longer or on more data"
     if check.get("observed") is None:
         return "name a figure that is measured, or add the task to the suite"

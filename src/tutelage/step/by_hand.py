@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tutelage.config import Config, build, parse_assignments
+from tutelage.config import Config, build, merge, parse_assignments
 from tutelage.contracts import locations
 from tutelage.contracts.manifest import OUTCOME_NAME, read
 from tutelage.contracts.store import step_key
@@ -72,7 +72,8 @@ def _parse_arguments(arguments: list[str], step_file: Path) -> Request:
     if flags.request:
         return Request(**json.loads(Path(flags.request).read_text()))
     name = "/".join(step_file.absolute().parts[-3:-1])
-    return request_by_hand(name, flags.inputs, flags.outputs, parse_assignments(flags.assignments), flags.settings)
+    config = merge({}, parse_assignments(flags.assignments))
+    return request_by_hand(name, flags.inputs, flags.outputs, config, flags.settings)
 
 
 def request_by_hand(

@@ -33,6 +33,24 @@ def test_figures_say_how_far_and_how_well() -> None:
     shown = figures_of(event("progress", done=1200, total=5000, unit="tokens", loss=3.21))
     assert shown == "1,200 of 5,000 tokens (24%), loss 3.21"
     assert figures_of(event("progress", done=7, total=None, unit="files")) == "7 files"
+    assert figures_of(event("progress", done=1, total=None, unit="files")) == "1 file"
+    assert figures_of(event("progress", done=0, total=1, unit="parts curated")) == "0 of 1 part curated (0%)"
+    assert figures_of(event("progress", done=1, total=8, unit="probes")) == "1 of 8 probes (12%)"
+
+
+def test_a_step_that_cannot_count_says_what_it_does_and_no_rate() -> None:
+    pace = None
+    for second in (0, 20):
+        told = event("progress", second, done=second, total=None, unit="parts", doing="fetching wheel://model==1")
+        pace = paced(pace, told)
+    assert figures_of(told, pace) == "fetching wheel://model==1"
+
+
+def test_a_rate_is_of_the_unit_alone_where_the_unit_says_what_is_measured() -> None:
+    unit = "sequences of held-out pretrain"
+    pace = paced(None, event("progress", 0, done=0, total=8, unit=unit))
+    told = event("progress", 10, done=4, total=8, unit=unit)
+    assert figures_of(told, paced(pace, told)) == f"4 of 8 {unit} (50%), 10 s left, 0.4 sequences a second"
 
 
 def test_a_second_event_gives_the_rate_and_the_time_left() -> None:
@@ -41,7 +59,7 @@ def test_a_second_event_gives_the_rate_and_the_time_left() -> None:
     pace = paced(None, first)
     assert "left" not in figures_of(first, pace)
     pace = paced(pace, second)
-    assert figures_of(second, pace) == "2,000 of 5,000 rows (40%), 30 s left, 100 a second, loss 3.21"
+    assert figures_of(second, pace) == "2,000 of 5,000 rows (40%), 30 s left, 100 rows a second, loss 3.21"
     assert figures_of(second, pace, narrow=True) == "40%, 30 s left, loss 3.21"
 
 

@@ -93,6 +93,7 @@ def test_without_runs_it_says_how_to_start_one(tmp_path: Path) -> None:
         ("[1, 2]", "argument after ** must be a mapping"),
         ("{}", "missing"),
         (b"\xff\xfe", "can't decode"),
+        ("[" * 200_000, "nested too deeply"),
         (None, "Is a directory"),
     ],
 )
@@ -110,13 +111,38 @@ def test_a_broken_record_is_named_and_hides_no_other(runs: Path, content: Any, m
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("seconds", "fast"), ("figures", {"a": 1}), ("started", 3), ("process", None)]
+    ("name", "value"),
+    [("seconds", "fast"), ("figures", {"a": 1}), ("started", 3), ("process", None), ("started", "2026-01-02T09:30:00")],
 )
 def test_a_record_with_a_value_of_another_type_is_broken(runs: Path, name: str, value: Any) -> None:
     file = runs / "20260102-000000-tiny-abcd" / "run.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {name: value}))
     found = listed(runs)
     assert len(found["runs"]) == 2 and f"cannot be read: {name}" in found["problems"][0]
+
+
+@pytest.mark.parametrize("started", ["yesterday", "2026-01-02T09:30:00", ""])
+def test_a_living_run_whose_start_is_no_time_is_named_and_hides_no_other(runs: Path, started: str) -> None:
+    living: dict[str, Any] = {"process": os.getpid(), "process_started": psutil.Process().create_time()}
+    record_in(runs, "20260106-000000-tiny-abcd", started=started, **living)
+    found = listed(runs)
+    assert len(found["runs"]) == 3 and "record of run 20260106-000000-tiny-abcd cannot be read" in found["problems"][0]
+    assert "warning: record of run 20260106" in tutelage_runs("--runs", str(runs)).stderr
+
+
+def test_a_cause_of_blank_lines_is_no_cause(tmp_path: Path) -> None:
+    record_in(tmp_path, outcome="failed", seconds=1.0, failed_task="curate", cause="\n \n")
+    table = tutelage_runs("--runs", str(tmp_path))
+    assert table.exit_code == 0 and "curate" not in table.stdout
+
+
+@pytest.mark.timeout(30)
+def test_a_pipe_in_place_of_a_record_is_named_and_not_waited_for(runs: Path) -> None:
+    folder = runs / "20260104-000000-tiny-abcd"
+    folder.mkdir()
+    os.mkfifo(folder / "run.json")
+    found = listed(runs)
+    assert len(found["runs"]) == 3 and "run.json is a pipe, a socket or a device" in found["problems"][0]
 
 
 def test_a_run_that_was_cut_off_before_it_had_a_record_is_named(runs: Path) -> None:
@@ -212,7 +238,8 @@ def test_a_run_ends_with_what_it_took(tmp_path: Path) -> None:
     }
     record = record_in(
         tmp_path, outcome="failed", seconds=40.0, stages=stages, peak_memory_bytes=743_900_000, spark_starts=1,
-        peak_memory_process="java, in curate", store_bytes=41_300_000, payload_bytes=1500, report="report.html",
+        peak_memory_process="java, in curate", store_bytes=41_300_000, payload_bytes=1500, written_bytes=1500,
+        plan_page="plan.html", report="report.html",
     )  # fmt: skip
     assert summary(record).splitlines()[1:] == [
         "outcome   failed in 40.0 s",
@@ -220,10 +247,52 @@ def test_a_run_ends_with_what_it_took(tmp_path: Path) -> None:
         "          data         27.9 s   1 failed",
         "          between       3.8 s   starting each step",
         "memory    743.9 MB, the largest process (java, in curate)",
-        "store     41.3 MB, of which 1.5 kB are of this run",
+        "store     41.3 MB; this run wrote 1.5 kB",
         "spark     1 start",
+        "plan      plan.html",
         "report    report.html",
     ]
+
+
+def test_what_a_run_wrote_and_what_it_found_again_are_told_apart(tmp_path: Path) -> None:
+    made = finished(str(tmp_path / "store"))
+    bytes_of_it = sum(file.size for file in made.files)
+    for reused, written in ((True, 0), (False, bytes_of_it)):
+        record = record_in(tmp_path, f"20260101-000000-tiny-{written:04x}", store_bytes=2000)
+        done = event("finished", "ingest", outputs={"documents": made.uri}, reused=reused)
+        conclude(record, [event("started", "ingest"), done], 0)
+        assert (record.payload_bytes, record.written_bytes) == (bytes_of_it, written)
+        record.seconds = 1.0
+        again = f" 0 bytes, and found {bytes_of_it} bytes of earlier runs again" if reused else f" {bytes_of_it} bytes"
+        assert f"store     2.0 kB; this run wrote{again}" in summary(record).splitlines()
+
+
+def test_the_plan_lies_beside_the_run_also_when_it_failed(tmp_path: Path) -> None:
+    from tests.contracts.payloads import manifest_for
+    from tutelage.contracts import store
+
+    location = str(tmp_path / "store" / "plan" / "k" / "a")
+    locations.write_bytes(f"{location}/page.html", b"<p>the plan</p>")
+    made = store.finish(manifest_for(location, "k", "a", kind="plan", output="plan", rows=None))
+    record = record_in(tmp_path)
+    checked = event("finished", "check", outputs={"plan": made.uri})
+    conclude(record, [event("started", "check"), checked, event("started", "curate")], 1)
+    assert record.outcome == "failed" and record.plan_page == str(Path(record.folder) / "plan.html")
+    assert Path(record.plan_page).read_bytes() == b"<p>the plan</p>"
+
+
+@pytest.mark.parametrize(
+    ("cause", "shown"),
+    [
+        ("word " * 40, "word " * 23 + "word …"),
+        ("w" * 500, "w" * 119 + " …"),
+        ("short", "short"),
+        ("w" * 120, "w" * 120),
+    ],
+)
+def test_a_long_cause_is_cut_at_a_word(tmp_path: Path, cause: str, shown: str) -> None:
+    record_in(tmp_path, outcome="failed", seconds=1.0, cause=cause)
+    assert shown in [line.strip() for line in tutelage_runs("--runs", str(tmp_path)).stdout.splitlines()]
 
 
 def test_what_was_not_measured_is_said_to_be_so(tmp_path: Path) -> None:

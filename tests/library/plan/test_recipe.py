@@ -6,6 +6,7 @@ import copy
 import datetime as dt
 import hashlib
 import importlib
+import json
 import os
 import zipfile
 from collections.abc import Callable
@@ -28,9 +29,14 @@ Told = dict[str, str]
 def parameters(tmp_path: Path) -> Parameters:
     """A run that can start: small local sources of every phase."""
     (tmp_path / "text.txt").write_text("Some text.\n")
-    (tmp_path / "chats.jsonl").write_text("{}\n")
+    for name in ("documents.jsonl", "chats.jsonl"):
+        (tmp_path / name).write_text("{}\n")
     (tmp_path / "sums.jsonl").write_text('{"prompt": "2 + 2?", "choices": ["3", "4"], "answer": 1}\n')
-    formats = {"pretrain": ("text.txt", "text"), "sft": ("chats.jsonl", "jsonl"), "dpo": ("chats.jsonl", "jsonl")}
+    formats = {
+        "pretrain": ("documents.jsonl", "jsonl"),
+        "sft": ("chats.jsonl", "jsonl"),
+        "dpo": ("chats.jsonl", "jsonl"),
+    }
     return {
         "sources": [
             {"name": phase, "uri": str(tmp_path / name), "phase": phase, "format": kind, "licence": "MIT"}
@@ -130,7 +136,7 @@ def test_a_pipeline_takes_no_section_of_a_phase_it_lacks_unless_it_is_empty(para
 
 
 def test_a_missing_source_suite_or_corpus_is_told(parameters: Parameters, tmp_path: Path) -> None:
-    for name in ("text.txt", "sums.jsonl"):
+    for name in ("documents.jsonl", "text.txt", "sums.jsonl"):
         (tmp_path / name).unlink()
     assert set(told(parameters)) == {
         "sources[0].uri",
@@ -160,6 +166,118 @@ def test_a_policy_without_a_rule_is_told_since_it_could_never_pass(parameters: P
     assert "can never give a PASS" in told(parameters)["policy.release.rules"]
 
 
+def test_a_folder_of_which_nothing_is_taken_is_told(parameters: Parameters, tmp_path: Path) -> None:
+    folder = tmp_path / "folder" / "deeper"
+    folder.mkdir(parents=True)
+    (folder / "notes.txt").write_text("Some text.\n")
+    source = parameters["sources"][0] | {"uri": str(tmp_path / "folder"), "format": "text"}
+    parameters["sources"].append(parameters["sources"][0] | {"name": "more"})
+    corpus = parameters["base_model"]["initialise"]["tokenizer_corpus"][0]
+    for fields in ({"include": ["nothing/*"]}, {"exclude": ["*"]}, {"format": "markdown"}):
+        parameters["sources"][0] = source | fields
+        found = told(parameters)
+        assert (
+            list(found) == ["sources[0]"] and "none of its 1 files, deeper/notes.txt among them" in found["sources[0]"]
+        )
+    parameters["sources"][0] = source | {"include": ["deeper/*"]}
+    assert told(parameters) == {}
+    corpus |= {"uri": str(tmp_path / "folder"), "suffixes": [".py"]}
+    assert "check suffixes" in told(parameters)["base_model.initialise.tokenizer_corpus[0]"]
+    corpus["suffixes"] = [".txt"]
+    assert told(parameters) == {}
+
+
+def sums(number: int) -> str:
+    return "".join(f'{{"prompt": "{n} + 0?", "choices": ["{n}", "none"], "answer": 0}}\n' for n in range(number))
+
+
+@pytest.mark.parametrize(
+    ("items", "limit", "maximum", "confidence", "enough"),
+    [
+        (20, 5, None, None, False),
+        (20, 6, None, None, True),
+        (20, None, 5, None, False),
+        (5, None, None, None, False),
+        (6, None, None, None, True),
+        (6, 20, None, 0.99, False),
+        (8, None, None, 0.99, True),
+        (3, None, None, 0.5, True),
+    ],
+)
+def test_a_rule_that_asks_for_proof_of_too_few_items_is_told(
+    parameters: Parameters, tmp_path: Path, items: int, limit: int | None, maximum: int | None,
+    confidence: float | None, enough: bool,
+) -> None:  # fmt: skip
+    (tmp_path / "sums.jsonl").write_text(sums(items))
+    parameters["evaluation"]["suite"][0] |= {"limit": limit} if limit else {}
+    parameters["evaluation"] |= {"maximum_suite_items": maximum} if maximum else {}
+    parameters["evaluation"] |= {"comparison": {"confidence": confidence}} if confidence else {}
+    parameters["policy"]["release"]["rules"] = [{"figure": "accuracy/sums", "must_be": "better"}]
+    found = told(parameters)
+    assert list(found) == ([] if enough else ["policy.release.rules[0].must_be"])
+    parameters["policy"]["release"]["rules"] = [{"figure": "accuracy/sums", "must_be": "not_worse"}]
+    assert told(parameters) == {}
+
+
+def test_items_of_all_tasks_of_a_figure_count_together_and_rows_by_their_maximum(
+    parameters: Parameters, tmp_path: Path
+) -> None:
+    (tmp_path / "harm.txt").write_text("one\ntwo\nthree\n")
+    (tmp_path / "more.txt").write_text("four\nfive\nsix\n")
+    parameters["evaluation"]["suite"] += [
+        {"task": name, "type": "harmful", "uri": str(tmp_path / f"{name}.txt"), "format": "text", "licence": "MIT"}
+        for name in ("harm", "more")
+    ]
+    parameters["policy"]["release"]["rules"] = [
+        {"figure": name, "must_be": "better"} for name in ("refusal/harmful", "perplexity/sft")
+    ]
+    assert told(parameters) == {}
+    parameters["evaluation"] |= {"maximum_heldout_rows": 5}
+    assert list(told(parameters)) == ["policy.release.rules[1].must_be"]
+    (tmp_path / "more.txt").write_text("four\nfive\n")
+    assert "refusal/harmful is measured on 5 items at most" in told(parameters)["policy.release.rules[0].must_be"]
+
+
+def test_bounds_that_no_model_can_keep_are_told(parameters: Parameters) -> None:
+    parameters["policy"]["release"]["rules"] = [
+        {"figure": "accuracy/sums", "minimum": 1.5},
+        {"figure": "perplexity/sft", "maximum": 0.5},
+        {"figure": "preference_accuracy/dpo", "minimum": 0.6, "maximum": 0.4},
+        {"figure": "perplexity/dpo", "minimum": 20},
+        {"figure": "bits_per_byte/sft", "maximum": 2, "minimum": 1.5},
+        {"figure": "perplexity/dpo", "maximum": 10},
+    ]
+    found = told(parameters)
+    assert set(found) == {f"policy.release.rules[{place}]" for place in ("2", "5")} | {
+        "policy.release.rules[0].minimum", "policy.release.rules[1].maximum",
+    }  # fmt: skip
+    assert "is 1 at most, and never 1.5" in found["policy.release.rules[0].minimum"]
+    assert "may be 10 at most and must be 20 at least" in found["policy.release.rules[5]"]
+
+
+def test_what_the_base_model_does_not_have_is_told(parameters: Parameters, tmp_path: Path) -> None:
+    parameters["alignment"] = {"lora": {"last_layers": 5}}
+    assert "more than the model's 4 layers" in told(parameters)["alignment.lora.last_layers"]
+    model = tmp_path / "model"
+    model.mkdir()
+    parameters["base_model"] = {"licence": "MIT", "uri": str(model)}
+    (model / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"{}")
+    for shape, expected in (
+        (
+            {"num_hidden_layers": 4, "max_position_embeddings": 64},
+            {"alignment.lora.last_layers", "pretraining.tokens.sequence_length"},
+        ),
+        (
+            {"text_config": {"num_hidden_layers": 5, "max_position_embeddings": 64}},
+            {"pretraining.tokens.sequence_length"},
+        ),
+        ({"num_hidden_layers": 5, "max_position_embeddings": 128}, set()),
+        ({}, set()),
+    ):
+        (model / "config.json").write_text(json.dumps({"model_type": "llama", **shape}))
+        assert set(told(parameters)) == expected
+
+
 def test_a_source_with_nothing_to_read_is_told_and_not_waited_for(parameters: Parameters, tmp_path: Path) -> None:
     (tmp_path / "empty.txt").touch()
     (tmp_path / "folder" / "deeper").mkdir(parents=True)
@@ -181,6 +299,22 @@ def test_a_phase_whose_limits_leave_too_few_rows_to_hold_out_is_told(parameters:
     found = told(parameters)["policy.split.minimum_heldout"]
     assert "phase pretrain has at most 19 rows" in found and "9 or less" in found and "sft" not in found
     parameters["sources"][0]["limit"] = 20
+    assert told(parameters) == {}
+
+
+def test_a_phase_whose_files_are_too_few_rows_to_hold_out_is_told(parameters: Parameters, tmp_path: Path) -> None:
+    for number in range(15):
+        (tmp_path / f"manual-{number}.txt").write_text("Some text.\n")
+    parameters["sources"][0] |= {"uri": str(tmp_path), "format": "text", "include": ["manual-*"]}
+    found = told(parameters)["policy.split.minimum_heldout"]
+    assert "phase pretrain has at most 15 rows" in found and "bring more files" in found and "7 or less" in found
+    (tmp_path / "manual-15.txt").write_text("Some text.\n")
+    assert told(parameters) == {}
+    parameters["sources"][0] |= {"uri": str(tmp_path / "text.txt"), "include": []}
+    assert "at most 1 rows" in told(parameters)["policy.split.minimum_heldout"]
+    # Nobody knows how many rows a JSONL file of the same phase adds.
+    parameters["sources"].append(parameters["sources"][0] | {"name": "more", "uri": str(tmp_path / "documents.jsonl")})
+    parameters["sources"][-1]["format"] = "jsonl"
     assert told(parameters) == {}
 
 
@@ -236,7 +370,8 @@ def test_wheels_are_fetched_and_what_is_wrong_with_them_is_told(
     parameters: Parameters, tmp_path: Path, wheel: Callable[[str], str]
 ) -> None:
     pin = f"#sha256={wheel('License: BSD')}"
-    source = parameters["sources"][0]
+    parameters["sources"].append(parameters["sources"][0] | {"name": "more"})
+    source = parameters["sources"][0] | {"format": "text"}
     cases = {
         f"wheel://shelf==1.0/shelf{pin}": ("licence", "no clear licence"),
         f"wheel://shelf==1.0/film{pin}": ("uri", "holds no 'film'"),

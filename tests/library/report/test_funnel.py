@@ -9,7 +9,7 @@ from tests.library.release.line import Line
 from tutelage.contracts import tables
 from tutelage.contracts.manifest import Manifest
 from tutelage.report import words
-from tutelage.report.funnel import by_source, masked_examples, stages
+from tutelage.report.funnel import BySource, SourceRows, by_source, masked_examples, stages
 from tutelage.report.style import environment
 
 ROOT = Path(__file__).parents[3]
@@ -129,3 +129,11 @@ def test_every_reason_that_the_data_steps_give_has_words():
     assert {"malformed_line", "no_completion", "too_few_words", "licence_unknown"} <= found
     named = {name for name in found if f'"{name}"' in code and not name.startswith(("mask", "personal"))}
     assert sorted(named - words.REASONS.keys()) == []
+
+
+def test_the_rows_of_a_source_are_to_be_trained_on_until_something_was_trained():
+    show = environment().get_template("tables.jinja").module.funnel
+    source = BySource(rows=(SourceRows("notes", "notes", "MIT", "pretrain", 5),))
+    assert ">Trained on<" in show([], source)
+    going = show([], source, "To train on")
+    assert ">To train on<" in going and ">Trained on<" not in going

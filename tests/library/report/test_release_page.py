@@ -72,7 +72,7 @@ def test_better_is_to_the_right_whichever_way_a_figure_counts():
     lower = middle(FIGURE)
     higher = middle({**FIGURE, "difference": 0.5, "low": 0.4, "high": 0.6, "lower_is_better": False})
     worse = middle({**FIGURE, "verdict": "worse", "difference": 0.5, "low": 0.4, "high": 0.6})
-    assert lower == higher > 400 > worse
+    assert lower == higher > 180 > worse
 
 
 def test_shapes_tell_verdicts_apart_without_colour():

@@ -1,6 +1,7 @@
 """The run page shows what there is, says what is missing, and gives nothing away."""
 
 import json
+import os
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -144,6 +145,20 @@ def test_reused_tasks_are_told_from_those_done(synthetic_run):
     assert "1 done, 1 reused" in page_of(second).text
 
 
+def test_a_run_that_is_going_says_what_is_not_done_yet_and_one_that_ended_what_was_not_done(synthetic_run):
+    run = synthetic_run()
+    run.prepare()
+    run.start("train/train", "train-sft")
+    going = page_of(run).text
+    assert "tasks are done so far" in going and "Nothing is trained yet." in going and "not run yet" in going
+    assert "Rows to train on" in going and "Rows trained on" not in going
+    run.fail("train/train", "train-sft", "out of memory", "smaller batches")
+    run.close("failed")
+    ended = page_of(run).text
+    assert "Nothing was trained." in ended and "tasks ended well" in ended and "not run yet" not in ended
+    assert "Rows to train on" in ended
+
+
 def test_an_empty_or_absent_folder_has_a_page(tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("empty", "absent"):
@@ -177,16 +192,40 @@ def test_torn_files_are_named(synthetic_run):
     assert "comparison.json of evaluate/compare cannot be read" in page.text
 
 
+@pytest.mark.parametrize("time", [0, 1.5e300, ["x"], "yesterday", "0001-01-01T00:00:00", "9999-12-31T23:59:59-23:59"])
+def test_an_event_with_a_time_that_is_none_is_shown_without_one(synthetic_run, time):
+    run = synthetic_run()
+    run.close("done")
+    with (run.folder / "events.jsonl").open("a") as file:
+        file.write(json.dumps({"event": "started", "task": "ingest", "step": "data/ingest", "time": time}) + "\n")
+    assert "ingest" in page_of(run).text
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("broken", ["[" * 200_000, "[1]", None])
+def test_a_record_that_is_none_is_named_and_a_pipe_not_waited_for(synthetic_run, broken):
+    run = synthetic_run()
+    run.close("done")
+    (run.folder / "run.json").unlink()
+    if broken is None:
+        os.mkfifo(run.folder / "run.json")
+    else:
+        (run.folder / "run.json").write_text(broken)
+    assert "run.json is torn" in page_of(run).text
+
+
 def test_addresses_credentials_and_markup_do_not_reach_the_page(synthetic_run):
     run = synthetic_run()
     run.event("warning", "ingest", "data/ingest", message="written by jane.doe@example.org")
     run.fail("data/ingest", "ingest", "<script>alert(1)</script> bob@example.org", "s3://key:word@host/bucket")
     (run.folder / "logs" / "ingest.log").write_text("Traceback: carol@mail.example.com\n")
     run.close("failed")
-    (run.folder / "recipe.yaml").write_text("# dave@example.net\n")
+    key = "sk-" + "a1B2" * 8
+    (run.folder / "recipe.yaml").write_text(f"# dave@example.net\nkey: {key}\n")
     html = render(run.folder, needs={"<b>": (), "ingest": ("<b>",)})
     assert not re.search(r"\w@\w+\.\w", html)
     assert "key:word" not in html
+    assert key not in html and "key: [key]" in html
     assert "<script" not in html
     Page(html)
 

@@ -39,6 +39,9 @@ def test_what_to_do_depends_on_what_was_found():
         for found in ("worse", "cannot be told", None)
     }
     assert len(said) == 3
+    guard = {"id": "rule:accuracy/x:must_be", "bound": "not worse", "observed": "cannot be told"}
+    assert "too few items" not in words.remedy(guard)
+    assert "minimum and maximum" in words.remedy({**guard, "observed": "not comparable"})
 
 
 def test_bits_per_byte_do_not_say_twice_what_perplexity_says():
@@ -48,6 +51,20 @@ def test_bits_per_byte_do_not_say_twice_what_perplexity_says():
     ]})  # fmt: skip
     better = next(line["text"] for line in sentences(rows) if line["words"] == "Got better")
     assert "perplexity/sft" in better and "bits_per_byte/sft" not in better and "bits_per_byte/other" in better
+
+
+def test_what_cannot_be_told_and_what_did_not_move_are_named_in_words_too():
+    rows = figures({"figures": [
+        {"name": "refusal/harmful", "baseline": 0.1, "candidate": 0.2, "difference": 0.1, "low": -0.1, "high": 0.3,
+         "unit": "share of prompts", "verdict": "cannot_be_told"},
+        {"name": "accuracy/basics", "baseline": 0.5, "candidate": 0.5, "difference": 0, "low": 0, "high": 0,
+         "verdict": "cannot_be_told"},
+    ]})  # fmt: skip
+    said = {line["words"]: line["text"] for line in sentences(rows)}
+    assert said["Cannot be told"] == (
+        "share of harmful requests it refuses (refusal/harmful), from 10% to 20% (the change could be chance)"
+    )
+    assert said["Did not move"] == "share of questions answered right (basics) (accuracy/basics)"
 
 
 def test_a_bill_adds_up_by_stage_and_counts_a_step_with_two_outputs_once(tmp_path: Path):

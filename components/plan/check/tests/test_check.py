@@ -17,9 +17,13 @@ from tutelage.step import Request, execute, load
 def parameters(folder: Path) -> dict[str, Any]:
     """The smallest run of continued pretraining."""
     (folder / "text.txt").write_text("Some text.\n")
+    for number in range(16):
+        (folder / "pages").mkdir(exist_ok=True)
+        (folder / "pages" / f"{number}.md").write_text("Some text.\n")
     uri = str(folder / "text.txt")
+    pages = {"uri": str(folder / "pages"), "phase": "pretrain", "format": "markdown", "licence": "MIT"}
     return {
-        "sources": [{"name": "<script>x", "uri": uri, "phase": "pretrain", "format": "text", "licence": "MIT"}],
+        "sources": [{"name": "<script>x", **pages}],
         "base_model": {"licence": "MIT", "initialise": {"tokenizer_corpus": [{"uri": uri, "licence": "MIT"}]}},
         "pretraining": {"optimiser": {"learning_rate": 0.003}, "budget": {"tokens": 1000.0}},
         "evaluation": {},
@@ -65,7 +69,7 @@ def test_the_estimate_says_unknown_where_nothing_is_known(tmp_path: Path) -> Non
     plan = check(tmp_path / "out", parameters(tmp_path))
     entries = json.loads(Path(plan.file("plan.json")).read_text())["estimates"]
     values = {(entry["quantity"], entry["unit"]): entry["value"] for entry in entries}
-    assert values["data to read", "bytes"] == 11 and values["rows", "rows"] is None
+    assert values["data to read", "bytes"] == 16 * 11 and values["rows", "rows"] is None
     assert values["train-pretrain, at most", "tokens"] == 1000
     assert values["train-pretrain, at most", "seconds"] is None
     assert "unknown" in Path(plan.file("page.html")).read_text()

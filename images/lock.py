@@ -1,12 +1,15 @@
 """Write the locks: what each image, and a laptop, holds to the exact version.
 
     .venv/bin/python images/lock.py            # or: make lock
-    .venv/bin/python images/lock.py --check    # only say whether the locks are what the environment gives
+    .venv/bin/python images/lock.py --check    # only say whether the locks are what the environment gives; asks no index
+    .venv/bin/python images/lock.py --wheels FOLDER     # also accept the wheels in FOLDER (the CPU build of torch)
 
 An extra of pyproject.toml is named like its image. Its lock is the closure of its requirements over the metadata of what is
-installed, so a lock holds versions that ran together and passed the tests, and nothing that its image does not need. Locks
-serve as constraints (`pip install -c`), never as the list of what to install: the build of torch that another machine takes
-requires libraries that ours does not.
+installed, so a lock holds versions that ran together and passed the tests, and nothing that its image does not need.
+
+An image's lock is the list that its build installs, hash by hash (hashes.py); images/cuda.lock is what the CUDA build of torch
+needs on top, and images/build.lock what builds. A laptop's lock serves as constraints only (`pip install -c`): the build of
+torch that another machine takes requires libraries that ours does not.
 """
 
 from __future__ import annotations
@@ -24,21 +27,59 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from images.hashes import Hashes, closure_on_linux, from_index, pinned_line, read_lock, wheels_in
+
 ROOT = Path(__file__).parents[1]
 IMAGES = ("python", "python-spark", "python-torch", "python-serve")
-HEADER = "# Written by `make lock` from what is installed; constraints for pip, not a list to install.\n"
+#: The pip that builds an image and stays out of it.
+PIP_VERSION = "26.3"
+LAPTOP_HEADER = "# Written by `make lock` from what is installed; constraints for pip, not a list to install.\n"
+IMAGE_HEADER = "# Written by `make lock` from what is installed; installed with --require-hashes and --no-deps.\n"
+CUDA_HEADER = (
+    "# Written by `make lock`: what the CUDA build of torch=={torch} needs on Linux and its CPU build does not.\n"
+)
 
 
-def lock_files() -> dict[Path, str]:
-    """Every lock file and what should stand in it."""
-    files = {ROOT / "images" / image / "requirements.lock": lock([image]) for image in IMAGES}
-    files[ROOT / "requirements" / "laptop.lock"] = lock(["laptop", "test"])
+def lock_files(*, ask: bool, wheels: Path | None = None) -> dict[Path, str]:
+    """Every lock file and what should stand in it; new versions get hashes when `ask`, else stay without."""
+    pins = {image_lock(image): closure([image]) for image in IMAGES}
+    # Source distributions (pyspark, kfp-server-api) are built with setuptools.
+    pins[ROOT / "images" / "build.lock"] = {"pip": PIP_VERSION, "setuptools": _installed_version("setuptools")}
+    known: Hashes = {}
+    for file in pins:
+        known |= read_lock(file)
+    wanted = {pin for versions in pins.values() for pin in versions.items()}
+    if ask:
+        known |= from_index(dict(wanted - known.keys()))
+    for pin, found in (wheels_in(wheels) if wheels else {}).items():
+        if pin in wanted:
+            known[pin] = known.get(pin, set()) | found
+    files = {file: IMAGE_HEADER + _lines(versions, known) for file, versions in pins.items()}
+    files[ROOT / "images" / "cuda.lock"] = _cuda_lock(pins[image_lock("python-torch")], ask=ask)
+    files[ROOT / "requirements" / "laptop.lock"] = LAPTOP_HEADER + _lines(closure(["laptop", "test"]), {})
     return files
 
 
-def lock(extras: list[str]) -> str:
-    """The lock of some extras: a pinned line for each distribution that they need, directly or not."""
-    return HEADER + "".join(f"{name}=={version}\n" for name, version in sorted(closure(extras).items()))
+def image_lock(image: str) -> Path:
+    """The lock of an image."""
+    return ROOT / "images" / image / "requirements.lock"
+
+
+def _lines(versions: dict[str, str], hashes: Hashes) -> str:
+    return "".join(pinned_line(*pin, hashes.get(pin, ())) for pin in sorted(versions.items()))
+
+
+def _cuda_lock(pins: dict[str, str], *, ask: bool) -> str:
+    """images/cuda.lock: as it stands while it is for this torch, else resolved anew."""
+    file, header = ROOT / "images" / "cuda.lock", CUDA_HEADER.format(torch=pins["torch"])
+    text = file.read_text() if file.is_file() else ""
+    if text.startswith(header) or not ask:
+        return text if text.startswith(header) else header
+    found = closure_on_linux(f"torch=={pins['torch']}", ROOT / "requirements" / "laptop.lock")
+    extra = {pin: hashes for pin, hashes in found.items() if pin[0] not in pins}
+    return header + "".join(pinned_line(*pin, hashes) for pin, hashes in sorted(extra.items()))
 
 
 def closure(extras: list[str]) -> dict[str, str]:
@@ -91,9 +132,11 @@ def main() -> int:
     """Write or check all locks."""
     parser = argparse.ArgumentParser(description="Write the locks of all images and of a laptop.")
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a lock is not up to date")
-    check = parser.parse_args().check
+    parser.add_argument("--wheels", type=Path, help="folder of wheels that an image may also be built from")
+    arguments = parser.parse_args()
+    check: bool = arguments.check
     stale = False
-    for file, text in lock_files().items():
+    for file, text in lock_files(ask=not check, wheels=arguments.wheels).items():
         before = file.read_text() if file.is_file() else ""
         if before == text:
             continue

@@ -10,6 +10,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
+
+from tutelage.step.code import _content
 
 ROOT = Path(__file__).parents[2]
 PROGRAM = """
@@ -60,10 +63,7 @@ EDITS = {
     "what a step is": {"src/tutelage/step/running.py": COMMENT},
     "contracts": {"src/tutelage/contracts/digests.py": COMMENT},
     "spark image": {"images/python-spark/requirements.lock": "more==1\n"},
-    "pinned image": {"images/digests.json": '{"python-torch": "sha256:00"}'},
-    "lock of a pinned image": {
-        "images/digests.json": '{"python-torch": "sha256:00"}', "images/python-torch/requirements.lock": "more==1\n",
-    },
+    "pushed image": {"images/digests.json": "\n"},
     "indirect": {"src/tutelage/train/indirect.py": "from tutelage.report import anything\n"},
     "behind indirect": {
         "src/tutelage/train/indirect.py": "from tutelage.report import anything\n", "src/tutelage/report/new.py": COMMENT,
@@ -79,6 +79,8 @@ NONE = (
     "runtimes",
     "orchestrate",
     "command line",
+    "pushed image",
+    "description",
 )
 
 
@@ -107,7 +109,7 @@ def test_what_does_not_touch_the_work_changes_no_version(report, edit):
     assert report[edit] == []
 
 
-@pytest.mark.parametrize("edit", ["step", "description", "another file of the component"])
+@pytest.mark.parametrize("edit", ["step", "another file of the component"])
 def test_a_component_s_own_files_change_that_component_alone(report, edit):
     assert report[edit] == ["data/curate"]
 
@@ -125,26 +127,19 @@ def test_a_stage_changes_its_own_steps_alone(report):
 
 def test_an_image_changes_the_steps_that_run_in_it(report):
     assert report["spark image"] == ["data/curate", "data/deduplicate", "data/split"]
-    assert "train/train" in report["pinned image"]
-    assert "data/curate" not in report["pinned image"]
-
-
-def test_a_pinned_image_is_its_digest_whatever_the_lock_says(report, copy):
-    assert report["lock of a pinned image"] == report["pinned image"]
-    environment = {**os.environ, "PYTHONPATH": f"{copy / 'src'}{os.pathsep}{copy}"}
-    program = "from tutelage.step.code import code_version; print(code_version('train/train'))"
-    (copy / "images" / "digests.json").write_text('{"python-torch": "sha256:00"}')
-    versions = set()
-    for text in ("", "more==1\n"):
-        with (copy / "images" / "python-torch" / "requirements.lock").open("a") as file:
-            file.write(text)
-        done = subprocess.run(
-            [sys.executable, "-c", program], env=environment, cwd=copy, capture_output=True, check=True
-        )
-        versions.add(done.stdout)
-    assert len(versions) == 1
 
 
 def test_packages_that_a_stage_imports_count_as_well(report):
     assert "train/train" in report["indirect"]
     assert "train/train" in report["behind indirect"]
+
+
+def test_more_memory_is_no_other_version_but_another_input_is(tmp_path: Path) -> None:
+    described = yaml.safe_load((ROOT / "components" / "data" / "curate" / "component.yaml").read_text())
+
+    def content(**changes: object) -> str:
+        (tmp_path / "component.yaml").write_text(yaml.safe_dump(described | changes))
+        return _content(tmp_path / "component.yaml")
+
+    assert content(resources={"limits": {"memory": "64Gi"}}, owners=["somebody else"]) == content()
+    assert content(reads={"splits": "splits"}) != content()

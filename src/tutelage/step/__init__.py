@@ -1,6 +1,7 @@
 """What a step is: a folder with `component.yaml` and `step.py`, and the little that every `step.py` is given to run.
 
     description.py   what component.yaml says, and the step's module
+    images.py        the image it runs in
     code.py          the code version: what must change for finished work to be done again
     context.py       Request (launcher to step) and Context (what `run` gets besides its Config)
     running.py       one try: verify, run, write manifests, leave an outcome.json
@@ -30,11 +31,12 @@ from tutelage.step.description import (
     repository_root,
     step_names,
 )
+from tutelage.step.images import DEFAULT_REGISTRY, reference
 from tutelage.step.measured import peak_memory_bytes
 from tutelage.step.running import RunFunction, execute
 
 __all__ = [
-    "PROGRESS_INTERVAL_SECONDS", "RUNTIMES", "Context", "Description", "Output", "Request", "RunFunction", "append_event",
-    "describe", "die_with_parent", "execute", "image_of", "load", "main", "peak_memory_bytes", "repository_root",
-    "request_by_hand", "request_json", "step_names",
+    "DEFAULT_REGISTRY", "PROGRESS_INTERVAL_SECONDS", "RUNTIMES", "Context", "Description", "Output", "Request", "RunFunction",
+    "append_event", "describe", "die_with_parent", "execute", "image_of", "load", "main", "peak_memory_bytes", "reference",
+    "repository_root", "request_by_hand", "request_json", "step_names",
 ]  # fmt: skip

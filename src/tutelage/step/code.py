@@ -1,17 +1,19 @@
 """The code version of a step: what must change for finished work to be done again.
 
-Digest of the step's component folder (without tests and prose), of the packages of `tutelage` that its step.py imports,
-directly or not (its own stage, report), of level 0, and of its image: the pinned digest where images/digests.json has one,
-else the image's lock.
+Digest of the step's component folder (without tests, prose, and what component.yaml says of resources and owners), of the
+packages of `tutelage` that its step.py imports, directly or not (its own stage, report), of level 0, and of its image's lock.
+Not of the image's digest: it changes with every line of code that this step never runs, and an image cannot know its own, so
+laptop and cluster would never agree.
 """
 
 from __future__ import annotations
 
 import ast
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
+
+import yaml
 
 from tutelage.contracts.digests import digest_of
 from tutelage.step.description import describe, repository_root
@@ -58,7 +60,7 @@ def _imported_packages(code: str) -> frozenset[str]:
 
 def _tree(path: Path) -> str:
     files = [path] if path.is_file() else sorted(item for item in path.rglob("*") if _counts(item, path))
-    return digest_of([(file.relative_to(path.parent).as_posix(), _sha256(file)) for file in files])
+    return digest_of([(file.relative_to(path.parent).as_posix(), _content(file)) for file in files])
 
 
 def _counts(file: Path, root: Path) -> bool:
@@ -66,12 +68,20 @@ def _counts(file: Path, root: Path) -> bool:
     return file.is_file() and "tests" not in parts and "__pycache__" not in parts and file.suffix not in {".md", ".pyc"}
 
 
+def _content(file: Path) -> str:
+    """Digest of a file; of a component.yaml without what decides only where and for whom the step runs."""
+    if file.name != "component.yaml":
+        return _sha256(file)
+    described = yaml.safe_load(file.read_text())
+    return digest_of(
+        {name: value for name, value in described.items() if name not in ("resources", "owners", "stability")}
+    )
+
+
 def _sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
 def _image(root: Path, image: str) -> str:
-    digests = root / "images" / "digests.json"
-    pinned = json.loads(digests.read_text()).get(image) if digests.is_file() else None
     lock = root / "images" / image / "requirements.lock"
-    return pinned or (_sha256(lock) if lock.is_file() else "no lock")
+    return _sha256(lock) if lock.is_file() else "no lock"

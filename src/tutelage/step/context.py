@@ -120,6 +120,10 @@ class Context:
             raise InvalidInput(f"setting {name!r} is not set for {self._request.step}", hint="set it in tutelage.toml")
         return self._request.settings[name]
 
+    def optional_setting(self, name: str) -> str | None:
+        """A setting that says where something is done, None where it is done here."""
+        return self._request.settings.get(name)
+
     def progress(self, done: float, total: float | None, unit: str, **figures: float) -> None:
         """Say how far the step is: `done` of `total` (None: unknown) in `unit`, and figures such as loss."""
         now = time.monotonic()
@@ -143,10 +147,11 @@ class Context:
             append_event(self._request.events, name, self.label, self._request.step, **fields)
 
 
-def append_event(path: str, name: str, label: str, step: str, **fields: Any) -> None:
-    """Append one line to an event file in a single write, so that lines of several processes never mix."""
+def append_event(path: str, name: str, label: str, step: str, **fields: Any) -> dict[str, Any]:
+    """Append one line to an event file in a single write, so that lines of several processes never mix. Gives the event."""
     time_stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
-    line = json.dumps({"time": time_stamp, "event": name, "task": label, "step": step, **fields}, ensure_ascii=False)
+    event = {"time": time_stamp, "event": name, "task": label, "step": step, **fields}
+    line = json.dumps(event, ensure_ascii=False)
     descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         rest = line.encode() + b"\n"
@@ -155,3 +160,4 @@ def append_event(path: str, name: str, label: str, step: str, **fields: Any) -> 
             rest = rest[os.write(descriptor, rest) :]
     finally:
         os.close(descriptor)
+    return event

@@ -7,15 +7,25 @@ import sys
 from functools import cache
 from pathlib import Path
 from types import ModuleType
+from typing import Annotated, Any
 
 import yaml
+from pydantic import AfterValidator
 
-import tutelage
-from tutelage.config import Config, build
+from tutelage.config import Config, build, problems_of
 from tutelage.contracts.manifest import KINDS
 from tutelage.errors import InvalidInput
+from tutelage.step.images import reference
+from tutelage.step.resources import Resources
 
 RUNTIMES = ("process", "spark", "torch")
+
+
+def _resources(values: dict[str, Any]) -> dict[str, Any]:
+    """`values` if Resources takes them; pydantic lists what it does not."""
+    if problems := problems_of(Resources, values):
+        raise ValueError("; ".join(str(problem) for problem in problems))
+    return values
 
 
 class Description(Config):
@@ -27,8 +37,8 @@ class Description(Config):
     """Name of a folder below images/."""
     runtime: str
     """process, spark or torch."""
-    resources: dict[str, dict[str, str]]
-    """Kubernetes requests and limits."""
+    resources: Annotated[dict[str, Any], AfterValidator(_resources)]
+    """What its pods need, as `Resources` takes it: requests and limits at least."""
     reads: dict[str, str]
     """Input name → kind."""
     writes: dict[str, str]
@@ -41,6 +51,11 @@ class Description(Config):
     """Who answers for it."""
     stability: str
     """alpha, beta or stable."""
+
+    @property
+    def needs(self) -> Resources:
+        """`resources` with every default; what a run changes is merged in by `resources.changed`."""
+        return build(Resources, self.resources, where=f"components/{self.name}/component.yaml: resources")
 
 
 @cache
@@ -87,7 +102,7 @@ def describe(name: str) -> Description:
 
 def image_of(name: str) -> str:
     """The image reference that a step's component.py compiles in."""
-    return f"tutelage/{describe(name).image}:{tutelage.__version__}"
+    return reference(describe(name).image, repository_root())
 
 
 @cache

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -187,10 +188,9 @@ def _splits(folder: Path) -> str:
 
 
 def _model(folder: Path) -> None:
-    import numpy as np
-    from safetensors.numpy import save_file
-
-    save_file({"weight": np.arange(3, dtype=np.float32)}, folder / "model.safetensors")
+    # By hand: the image that release steps run in has no safetensors, and images/prove.py runs these tests in it.
+    header = b'{"weight":{"dtype":"F32","shape":[3],"data_offsets":[0,12]}}'
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + struct.pack("<3f", 0, 1, 2))
     (folder / "config.json").write_text('{"model_type": "llama"}')
 
 

@@ -1,0 +1,158 @@
+"""What pods need: `resources` of component.yaml, and of a run's sections."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tutelage.config import build
+from tutelage.errors import InvalidInput
+from tutelage.step import describe, step_names
+from tutelage.step.resources import Resources, amount, changed, without_resources
+
+COMPONENT: dict[str, Any] = {
+    "requests": {"cpu": "4", "memory": "16Gi"},
+    "limits": {"cpu": "8", "memory": "64Gi"},
+    "accelerators": {"nvidia.com/gpu": 1},
+    "node_selector": {"pool": "gpu"},
+    "tolerations": [{"key": "gpu", "operator": "Exists"}],
+    "timeouts": {"start_seconds": 600},
+}
+
+
+def resources(**more: Any) -> Resources:
+    return build(Resources, COMPONENT | more)
+
+
+@pytest.mark.parametrize("name", step_names())
+def test_every_component_says_what_it_needs(name: str) -> None:
+    needs = describe(name).needs
+    assert needs.manifest()["requests"].keys() >= {"cpu", "memory"}
+    assert {"requests", "limits"} <= set(describe(name).resources)
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("500m", 0.5),
+        ("2", 2),
+        ("1.5", 1.5),
+        ("512Mi", 2**29),
+        ("1G", 1e9),
+        ("16Gi", 2**34),
+        ("1k", 1000),
+        ("1Ti", 2**40),
+    ],
+)
+def test_quantities_are_numbers(text: str, number: float) -> None:
+    assert amount(text) == pytest.approx(number)
+
+
+@pytest.mark.parametrize("text", ["", "lots", "1 Gi", "-1", "1gi", "1e3", "0x10", "Gi"])
+def test_what_is_no_quantity_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="not a quantity"):
+        resources(shared_memory=text)
+
+
+def test_numbers_are_quantities_too_as_yaml_and_structs_give_them() -> None:
+    made = resources(requests={"cpu": 2, "memory": "1Gi"}, limits={"cpu": 4.0, "memory": "2Gi"})
+    assert (made.requests["cpu"], made.limits["cpu"]) == ("2", "4")
+    assert resources(limits={"cpu": 4.5, "memory": "64Gi"}).limits["cpu"] == "4.5"
+
+
+def test_a_run_writes_what_differs_and_mappings_are_merged() -> None:
+    changes = {
+        "limits": {"memory": "128Gi"},
+        "accelerators": {"nvidia.com/gpu": 4.0},
+        "timeouts": {"run_seconds": 3600.0},
+    }
+    made = changed(resources(), changes)
+    assert made.limits == {"cpu": "8", "memory": "128Gi"}
+    assert made.requests == {"cpu": "4", "memory": "16Gi"}
+    assert made.devices == {"nvidia.com/gpu": 4}
+    assert (made.timeouts.start_seconds, made.timeouts.run_seconds) == (600, 3600)
+    assert made.node_selector == {"pool": "gpu"}
+    assert changed(resources(), {}) == resources()
+
+
+def test_lists_are_replaced_and_zero_takes_an_accelerator_away() -> None:
+    made = changed(resources(), {"tolerations": [], "accelerators": {"nvidia.com/gpu": 0, "amd.com/gpu": 2}})
+    assert made.tolerations == ()
+    assert made.devices == {"amd.com/gpu": 2}
+    assert "nvidia.com/gpu" not in made.manifest()["limits"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accelerator": 1}, "did you mean 'accelerators'"),
+        ({"requests": {"cpu": 64}}, "requests.cpu 64 is more than limits.cpu 8"),
+        ({"shared_memory": "100Gi"}, "shared_memory 100Gi is more than limits.memory 64Gi"),
+        ({"limits": {"nvidia.com/gpu": 1}}, "finetuning.resources.limits"),
+        ({"accelerators": {"gpu": 1}}, "finetuning.resources.accelerators"),
+        ({"accelerators": {"nvidia.com/gpu": 0.5}}, "finetuning.resources.accelerators"),
+        ({"replicas": 0}, "finetuning.resources.replicas"),
+        ({"timeouts": {"run_seconds": 0}}, "finetuning.resources.timeouts.run_seconds"),
+        ({"tolerations": [{"operator": "Exists", "value": "x"}]}, "operator Exists takes no value"),
+        ({"tolerations": [{"value": "x"}]}, "without key takes operator Exists"),
+        ({"tolerations": [{"key": "x", "toleration_seconds": 5}]}, "needs effect NoExecute"),
+    ],
+)
+def test_mistakes_are_told_in_the_words_of_the_recipe(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        changed(resources(), changes, "finetuning.resources")
+    assert message in str(caught.value)
+
+
+def test_a_section_that_is_no_mapping_is_refused() -> None:
+    with pytest.raises(InvalidInput, match=r"finetuning\.resources takes a mapping, got list"):
+        changed(resources(), ["nvidia.com/gpu"], "finetuning.resources")  # type: ignore[arg-type]
+
+
+def test_what_a_run_changes_is_no_part_of_the_config() -> None:
+    config, changes = without_resources({"epochs": 1, "resources": {"replicas": 2}})
+    assert (config, changes) == ({"epochs": 1}, {"replicas": 2})
+    assert without_resources({"epochs": 1}) == ({"epochs": 1}, {})
+    assert without_resources({"resources": None}) == ({}, {})
+
+
+def test_every_step_leaves_the_word_to_runs() -> None:
+    from tutelage.step import load
+
+    taken = [name for name in step_names() if "resources" in load(name).Config.model_fields]
+    assert taken == [], "a Config with a field `resources` would never get it"
+
+
+def test_devices_are_requested_and_limited_alike() -> None:
+    made = resources(accelerators={"nvidia.com/gpu": 2, "example.com/fabric": 1}).manifest()
+    assert made["requests"] == {"cpu": "4", "memory": "16Gi", "example.com/fabric": "1", "nvidia.com/gpu": "2"}
+    assert made["limits"]["nvidia.com/gpu"] == "2"
+
+
+@pytest.mark.parametrize(
+    ("more", "shape"),
+    [
+        ({}, (1, 1)),
+        ({"accelerators": {}}, (1, 2)),
+        ({"accelerators": {}, "processes": 5}, (1, 5)),
+        ({"accelerators": {"nvidia.com/gpu": 8}, "replicas": 4}, (4, 8)),
+    ],
+)
+def test_training_has_a_rank_for_each_accelerator(more: dict[str, Any], shape: tuple[int, int]) -> None:
+    assert resources(**more).training_shape(1, 2) == shape
+
+
+def test_a_component_with_wrong_resources_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    from tutelage.step import description
+
+    folder = tmp_path / "components" / "demo" / "step"
+    folder.mkdir(parents=True)
+    (folder / "component.yaml").write_text(
+        "name: demo/step\nimage: python\nruntime: process\nreads: {}\nwrites: {}\nowners: [x]\nstability: alpha\n"
+        "resources: {requests: {cpu: 1, memory: 1Gi}, limits: {cpu: 1, memory: plenty}, gpus: 1}\n"
+    )
+    monkeypatch.setattr(description, "repository_root", lambda: tmp_path)
+    with pytest.raises(InvalidInput) as caught:
+        description.describe.__wrapped__("demo/step")
+    assert "limits.memory: not a quantity" in str(caught.value) and "unknown key 'gpus'" in str(caught.value)

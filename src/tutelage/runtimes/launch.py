@@ -27,7 +27,7 @@ from tutelage.contracts.manifest import Manifest, read, verify
 from tutelage.contracts.sources import pinned
 from tutelage.contracts.store import Store, new_attempt, step_key
 from tutelage.errors import BudgetSpent, GateRefused, InvalidInput, StepFailed, StoreError, TutelageError
-from tutelage.runtimes import process, spark, torch
+from tutelage.runtimes import process, spark, task_ends, torch
 from tutelage.runtimes.settings import (
     RUN_FOLDER_VARIABLE,
     RUN_VARIABLE,
@@ -37,9 +37,12 @@ from tutelage.runtimes.settings import (
 )
 from tutelage.step import Request, append_event, describe, load
 from tutelage.step.code import code_version
+from tutelage.step.resources import without_resources
 
 log = logging.getLogger("tutelage")
 START = {"process": process.run, "spark": spark.run, "torch": torch.run}
+#: Runtimes that are jobs of their own on a cluster; a run may change what their pods get.
+JOBS = ("spark", "torch")
 
 
 class Artifact(Protocol):
@@ -99,13 +102,22 @@ class _Task:
         self.description = describe(step)
         self.run = os.environ.get(RUN_VARIABLE, "by-hand")
         runs = Path(settings.runs).absolute()
-        self.folder = Path(os.environ.get(RUN_FOLDER_VARIABLE, runs / "by-hand"))
+        self.folder = Path(os.environ.get(RUN_FOLDER_VARIABLE, runs / self.run))
         self.locks, self.cache = runs / "locks", runs / "cache"
         (self.folder / "logs").mkdir(parents=True, exist_ok=True)
         self.store = Store(settings.store_root)
 
     def event(self, name: str, **fields: Any) -> None:
-        append_event(str(self.folder / "events.jsonl"), name, self.label, self.step, **fields)
+        event = append_event(str(self.folder / "events.jsonl"), name, self.label, self.step, **fields)
+        if self.settings.cluster is not None:
+            self._tell(event)
+
+    def _tell(self, event: Mapping[str, Any]) -> None:
+        """Say how the task ended where it outlives this pod. A store that does not answer must not hide the end itself."""
+        try:
+            task_ends.tell(self.store.root, self.run, event)
+        except (StoreError, OSError):
+            log.exception("%s: end of task not told to the store", self.label)
 
     def failed(self, outcome: str, cause: str, hint: str | None) -> None:
         """Say how the task ended. A disk too full for that must not hide why."""
@@ -130,12 +142,14 @@ class _Task:
 
     def make(self, inputs: Mapping[str, Manifest], values: Mapping[str, Any]) -> tuple[dict[str, Manifest], bool]:
         """The finished outputs, and whether they were there already."""
-        config = build(load(self.step).Config, dict(values), where=self.label).values()
+        # Where work is done does not decide what comes out: resources are no part of the Config.
+        own, resources = without_resources(values) if self.description.runtime in JOBS else (dict(values), {})
+        config = build(load(self.step).Config, own, where=self.label).values()
         if self.description.reuse:
             config = pinned(config, self.cache)
         version = code_version(self.step)
         settings = self.settings.for_step(self.description.settings)
-        key = step_key(self.step, version, config, self._digests(inputs, settings))
+        key = step_key(self.step, version, config, self._digests(inputs, settings, resources))
         reuse = self.description.reuse and self.settings.reuse
         if reuse and (found := self.store.find(self.description.writes, key)):
             return found, True
@@ -164,14 +178,16 @@ class _Task:
                 settings=settings,
                 leashed=self.description.runtime != "process",
             )
-            made = self._run(request, lock)
+            made = self._run(request, lock, resources)
             locations.remove(request.scratch)
             return made, False
 
     def _scratch(self, key: str) -> str:
         return locations.join(self.store.root, "scratch", key)
 
-    def _digests(self, inputs: Mapping[str, Manifest], settings: Mapping[str, str]) -> dict[str, str]:
+    def _digests(
+        self, inputs: Mapping[str, Manifest], settings: Mapping[str, str], resources: Mapping[str, Any] | None = None
+    ) -> dict[str, str]:
         digests = {name: manifest.content_digest for name, manifest in inputs.items()}
         # A verdict signed with another key is another verdict.
         for name in ("signing_key", "public_keys"):
@@ -182,27 +198,41 @@ class _Task:
                 digests[f"setting:{name}"] = digest_of([locations.sha256_of(str(file)) for file in files])
         if self.description.runtime == "torch":
             # Gradients are summed in another order on another number of ranks: the weights differ.
-            digests["setting:processes"] = str(self.settings.processes)
+            digests["setting:processes"] = str(self._ranks(resources))
         return digests
 
-    def _run(self, request: Request, lock: Path) -> dict[str, Manifest]:
+    def _ranks(self, resources: Mapping[str, Any] | None) -> int:
+        if self.settings.cluster is None:
+            return self.settings.processes
+        from tutelage.runtimes.kubernetes.launching import world_size
+
+        return world_size(self.step, self.settings.cluster, self.settings.processes, resources)
+
+    def _run(self, request: Request, lock: Path, resources: Mapping[str, Any]) -> dict[str, Manifest]:
         outcome = Path(request.outcome)
         for stale in outcome.parent.glob(f"{outcome.name}*"):
             stale.unlink()
         log.info("%s: attempt %s of step key %s", self.label, request.attempt, request.step_key)
-        exit_code = START[self.description.runtime](
-            request, self.folder / "logs" / f"{self.label}.log", lock, self.settings
-        )
+        log_file = self.folder / "logs" / f"{self.label}.log"
+        exit_code, attempt = self._start(request, log_file, lock, resources)
         if exit_code != 0:
-            raise error_of(request, exit_code, self.folder / "logs" / f"{self.label}.log")
+            raise error_of(request, exit_code, log_file)
         made = {}
         for name, kind in self.description.writes.items():
             try:
-                made[name] = self.store.read(kind, request.step_key, request.attempt)
+                made[name] = self.store.read(kind, request.step_key, attempt)
             except FileNotFoundError as error:
                 raise StepFailed(f"{self.label} ended well but left no manifest for {name!r}") from error
             verify(made[name], content=False)
         return made
+
+    def _start(self, request: Request, log_file: Path, lock: Path, resources: Mapping[str, Any]) -> tuple[int, str]:
+        """Run the step where this installation runs it. Gives its exit code, and the attempt that its outputs are in."""
+        if self.settings.cluster is None:
+            return START[self.description.runtime](request, log_file, lock, self.settings), request.attempt
+        from tutelage.runtimes import cluster
+
+        return cluster.start(request, log_file, lock, self.settings, resources)
 
 
 def error_of(request: Request, exit_code: int, log_file: Path) -> TutelageError:

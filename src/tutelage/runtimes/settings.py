@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from tutelage.config import Config, build
 from tutelage.contracts import locations
 from tutelage.errors import InvalidInput
+from tutelage.runtimes.kubernetes.settings import ClusterSettings
 
 SETTINGS_VARIABLE = "TUTELAGE_SETTINGS"
 RUN_VARIABLE = "TUTELAGE_RUN"
@@ -33,7 +34,7 @@ class Settings(Config):
     store: str | None = None
     """Root location of payloads; RUNS/store when absent. Any fsspec location."""
     registry: str | None = None
-    """Model registry: RUNS/registry.sqlite when absent."""
+    """Model registry: RUNS/registry.sqlite when absent, on a cluster STORE/registry, an object for each version."""
     signing_key: str | None = None
     """File with the Ed25519 private key that signs verdicts (PEM); handed to decide alone."""
     public_keys: str | None = None
@@ -46,6 +47,8 @@ class Settings(Config):
     """Heap of a local Spark driver: a number with m or g, such as 512m."""
     reuse: bool = True
     """Whether finished work is looked up; off for `tutelage run --fresh`."""
+    cluster: ClusterSettings | None = None
+    """Where Spark and training jobs run; on this machine when absent."""
 
     @model_validator(mode="after")
     def _keys_come_in_pairs(self) -> Self:
@@ -63,10 +66,16 @@ class Settings(Config):
         """The settings a step's component.yaml asks for, those that are set."""
         runs = Path(self.runs).absolute()
         values = self.values() | {
-            "registry": self.registry or str(runs / "registry.sqlite"),
+            "registry": self.registry or self._default_registry(),
             "locks": str(runs / "locks"),
         }
         return {name: str(values[name]) for name in names if values.get(name) is not None}
+
+    def _default_registry(self) -> str:
+        # What a pod keeps below its runs folder is gone with the pod.
+        if self.cluster is not None:
+            return locations.join(self.store_root, "registry")
+        return str(Path(self.runs).absolute() / "registry.sqlite")
 
 
 def read_settings(path: str | None = None) -> Settings:

@@ -1,0 +1,151 @@
+"""Making a job exist exactly once: strict create, adoption of our own, refusal of anything else."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+from tutelage.errors import StepFailed
+from tutelage.runtimes.kubernetes import causes
+from tutelage.runtimes.kubernetes.api import Api, ApiError
+from tutelage.runtimes.kubernetes.causes import Cause, CauseKind
+from tutelage.runtimes.kubernetes.clocks import Clocks
+from tutelage.runtimes.kubernetes.jobs import Job, Object
+from tutelage.runtimes.kubernetes.names import (
+    HASH_ANNOTATION,
+    RELAUNCH_LABEL,
+    RUN_LABEL,
+    STEP_KEY_ANNOTATION,
+    TASK_LABEL,
+    selector,
+)
+
+log = logging.getLogger("tutelage")
+POLL_SECONDS = 1.0
+AGAIN_SECONDS = 10.0
+#: Answers lost in a row before the API server is taken to be at fault.
+LOST_ANSWERS = 10
+
+
+class NameTaken(StepFailed):
+    """An object of this name exists with another spec, or does not go."""
+
+
+class Refused(Exception):
+    """The job cannot be made, and why. Raised to the engine only."""
+
+    def __init__(self, cause: Cause) -> None:
+        super().__init__(cause.message)
+        self.cause = cause
+
+
+def latest_launch(api: Api, job: Job) -> int:
+    """The highest relaunch of this job that is on the cluster, 0 without one: where a retried launcher goes on."""
+    ours = job.body["metadata"]
+    labels = {name: ours["labels"][name] for name in (RUN_LABEL, TASK_LABEL)}
+    try:
+        found = api.list(job.resource, selector(labels))
+    except ApiError as error:
+        if error.reason != "OperatorMissing" and error.status != 403:
+            raise
+        # Said by ensure(), with its cause.
+        return 0
+    key = ours["annotations"].get(STEP_KEY_ANNOTATION)
+    return max(
+        (
+            int(item["metadata"]["labels"].get(RELAUNCH_LABEL, "0"))
+            for item in found
+            if (item["metadata"].get("annotations") or {}).get(STEP_KEY_ANNOTATION) == key
+            and not item["metadata"].get("deletionTimestamp")
+        ),
+        default=0,
+    )
+
+
+def ensure(
+    api: Api, job: Job, clocks: Clocks, prepare: Callable[[Job], None], cancelled: Callable[[], bool]
+) -> tuple[Object, bool]:
+    """The object on the server, and whether it was there before us. Raises NameTaken, Refused, ApiError."""
+    denied_since: float | None = None
+    lost, mine = 0, False
+    while True:
+        if cancelled():
+            raise Refused(causes.cause(CauseKind.CANCELLED, "the run was told to end before its job was made"))
+        found = _look(api, job)
+        if found is not None:
+            if not found["metadata"].get("deletionTimestamp"):
+                _require_ours(job, found)
+                return found, not mine
+            _wait_gone(api, job, str(found["metadata"]["uid"]), clocks)
+            continue
+        try:
+            prepare(job)
+            return api.create(job.resource, job.body), False
+        except ApiError as error:
+            if error.status == 409:
+                # Made in between: by a create of ours whose answer was lost, or by a launcher that is not dead yet.
+                clocks.sleep(POLL_SECONDS)
+            elif error.reason == "ReplyLost" and lost < LOST_ANSWERS:
+                lost, mine = lost + 1, True
+                clocks.sleep(POLL_SECONDS)
+            elif error.status == 403 and causes.QUOTA.search(error.message):
+                denied_since = clocks.now() if denied_since is None else denied_since
+                if clocks.now() - denied_since >= clocks.grace_seconds:
+                    raise Refused(causes.cause(CauseKind.QUOTA, error.message)) from error
+                log.info("%s: quota: %s; again in %.0f s", job.name, error.message, AGAIN_SECONDS)
+                clocks.sleep(AGAIN_SECONDS)
+            else:
+                raise Refused(_cause_of(job, error)) from error
+
+
+def _look(api: Api, job: Job) -> Object | None:
+    try:
+        return api.get(job.resource, job.name)
+    except ApiError as error:
+        if error.reason == "OperatorMissing" or error.status in (401, 403):
+            raise Refused(_cause_of(job, error)) from error
+        raise
+
+
+def _require_ours(job: Job, found: Object) -> None:
+    """Raise NameTaken unless the object was rendered from the same spec."""
+    ours = job.body["metadata"]["annotations"][HASH_ANNOTATION]
+    theirs = (found["metadata"].get("annotations") or {}).get(HASH_ANNOTATION)
+    if theirs != ours:
+        raise NameTaken(
+            f"{job.resource.kind} {job.name} exists with another spec: its {HASH_ANNOTATION} is {theirs!r}, ours {ours!r}",
+            hint="settings or images changed under a running task, or it is somebody else's: delete it, or start a new run",
+        )
+
+
+def _wait_gone(api: Api, job: Job, uid: str, clocks: Clocks) -> None:
+    """Wait until a predecessor that is being deleted has gone, with its pods. Raises NameTaken when it stays."""
+    until = clocks.now() + clocks.delete_seconds
+    while True:
+        found = api.get(job.resource, job.name)
+        if (found is None or found["metadata"]["uid"] != uid) and not api.pods(job.pod_selector()):
+            return
+        if clocks.now() >= until:
+            raise NameTaken(
+                f"{job.resource.kind} {job.name} is being deleted, but still there after {clocks.delete_seconds:.0f} s",
+                hint="a finalizer or a lost node holds it or its pods: remove the finalizer, or delete the pods by force",
+            )
+        clocks.sleep(POLL_SECONDS)
+
+
+def _cause_of(job: Job, error: ApiError) -> Cause:
+    """Why a job cannot be made."""
+    kind = job.resource.kind
+    if error.reason == "OperatorMissing":
+        hint = f"install the operator that serves {kind} ({job.resource.group}/{job.resource.version})"
+        return causes.cause(CauseKind.OPERATOR_MISSING, f"the API server knows no {kind}: {error.message}", hint)
+    if error.status == 404:
+        hint = "create the namespace, or set cluster.namespace"
+        return causes.cause(CauseKind.INVALID_SPEC, error.message, hint)
+    if (
+        error.status in (400, 413, 422)
+        or "admission webhook" in error.message
+        or "violates PodSecurity" in error.message
+    ):
+        return causes.cause(CauseKind.INVALID_SPEC, error.message)
+    return causes.cause(CauseKind.UNKNOWN, f"cannot create {kind} {job.name}: {error.message}", error.hint)

@@ -85,6 +85,8 @@ def test_a_key_mounted_by_kubernetes_is_accepted(keys):
     folder = keys.private_key.parent / "mounted"
     (folder / "..2026").mkdir(parents=True)
     keys.private_key.rename(folder / "..2026" / "key.pem")
+    # The mode that Kubernetes gives where nobody sets one.
+    (folder / "..2026" / "key.pem").chmod(0o644)
     (folder / "..data").symlink_to("..2026")
     (folder / "key.pem").symlink_to("..data/key.pem")
     load_private_key(folder / "key.pem")

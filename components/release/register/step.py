@@ -32,7 +32,7 @@ class Config(ReleasePolicy):
 
 def run(config: Config, context: Context) -> Mapping[str, Result]:
     """Verify → card and checksums → registry. Raises GateRefused before anything is written."""
-    from tutelage.release.registry import Registry
+    from tutelage.release.object_registry import registry_at
 
     verdict = require_pass(context.inputs, config, Path(context.setting("public_keys")))
     require_model(context.input_path("model"), context.inputs["model"])
@@ -50,7 +50,7 @@ def run(config: Config, context: Context) -> Mapping[str, Result]:
         "licences": sorted(model.licences),
         **{f"metric_{name}": value for name, value in sorted(context.inputs["candidate"].metrics.items())},
     }
-    registered = Registry(context.setting("registry")).register(
+    registered = registry_at(context.setting("registry")).register(
         config.name, model.content_digest, model.location, format_version="transformers", properties=properties
     )
     folder = context.outputs["registration"].path

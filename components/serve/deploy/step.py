@@ -1,15 +1,17 @@
-"""Smoke deployment: serve the released model on 127.0.0.1, ask it everything an endpoint promises, take it down again.
+"""Deployment: serve the released model on 127.0.0.1, ask it everything an endpoint promises, take it down again.
 
     python components/serve/deploy/step.py --in verdict=… --in model=… (and the other inputs) --out deployment=/tmp/deployment \
         --set probes.requests=20 --setting public_keys=runs/keys/public
 
-Verifies the verdict itself, before anything starts. A required probe that does not pass fails the step.
+With a setting `endpoint` the model is served there already (on a cluster: by an InferenceService) and only asked. Verifies the
+verdict itself, before anything else. A required probe that does not pass fails the step.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from tutelage.contracts.store import Result
 from tutelage.contracts.verdicts import require_model, require_pass
 from tutelage.errors import GateRefused, StepFailed
 from tutelage.serve.probes import Deployed, Probe, Probes, run_probes
-from tutelage.serve.smoke import Server, served
+from tutelage.serve.smoke import Server, elsewhere, served
 from tutelage.step import Context, main
 
 DEPLOYMENT_NAME = "deployment.json"
@@ -39,13 +41,11 @@ class Config(BaseConfig):
 def run(config: Config, context: Context) -> Mapping[str, Result]:
     """Verify → serve → probe → take down → report."""
     verdict = require_pass(context.inputs, config.release, Path(context.setting("public_keys")))
-    model, folder = context.inputs["model"], context.input_path("model")
-    require_model(folder, model)
+    model = context.inputs["model"]
     registration = _registration(context.inputs["registration"], model)
     name = config.release.name
     harmful = _harmful(context.inputs["suite"])
-    timeout = config.probes.request_timeout_seconds
-    with served(folder, name, threads=config.probes.threads, timeout_seconds=timeout) as server:
+    with _server(config, context) as server:
         deployed = Deployed(
             server=server, name=name, digest=model.content_digest, chat_probe=model.details.get("chat_probe"),
             harmful=harmful, probes=config.probes,
@@ -54,7 +54,17 @@ def run(config: Config, context: Context) -> Mapping[str, Result]:
         _refuse_failures(probes, config.probes, server, context)
     for probe in probes:
         context.observe(**{f"{probe.name}_{key}": value for key, value in probe.measured.items()})
-    return {"deployment": _report(probes, verdict, registration, config, context)}
+    return {"deployment": _report(probes, verdict, registration, server.host, config, context)}
+
+
+def _server(config: Config, context: Context) -> AbstractContextManager[Server]:
+    """Whom to ask. A server elsewhere has verified the model's files itself, and says by digest what it serves."""
+    timeout, endpoint = config.probes.request_timeout_seconds, context.optional_setting("endpoint")
+    if endpoint is not None:
+        return elsewhere(endpoint, timeout_seconds=timeout)
+    folder = context.input_path("model")
+    require_model(folder, context.inputs["model"])
+    return served(folder, config.release.name, threads=config.probes.threads, timeout_seconds=timeout)
 
 
 def _registration(manifest: Manifest, model: Manifest) -> dict[str, Any]:
@@ -92,6 +102,7 @@ def _report(
     probes: Sequence[Probe],
     verdict: Mapping[str, Any],
     registration: Mapping[str, Any],
+    address: str,
     config: Config,
     context: Context,
 ) -> Result:
@@ -99,7 +110,7 @@ def _report(
     content = {
         "model": model,
         "name": config.release.name,
-        "address": "127.0.0.1",
+        "address": address,
         "probes": [
             {"name": probe.name, "passed": probe.passed, "required": probe.name in config.probes.required,
              "why": probe.why, "figures": dict(probe.figures)}

@@ -2,6 +2,9 @@
 
 A location stays a string from end to end, since `pathlib` eats the second slash of `s3://`. Credentials and endpoints of
 object stores come from where their libraries look for them (AWS_* variables, mounted secrets), never from a location.
+
+`minio://bucket/key` is what Kubeflow Pipelines calls a place in the object store that it brings along: S3, with the endpoint and
+the keys that Kubeflow's own launcher takes, unless AWS_* variables name others.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import os
 import shutil
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,6 +22,16 @@ from typing import Any, BinaryIO
 from tutelage.errors import StoreError
 
 CHUNK_BYTES = 4 * 1024 * 1024
+MINIO = "minio://"
+#: Stores without folders. Asked to make one, s3fs asks for the bucket, which credentials for one prefix may not make.
+OBJECTS = ("s3://", MINIO)
+#: Variables with host and port of KFP's store: of KFP since 2.15, and those that Kubernetes sets in the store's own namespace.
+MINIO_ADDRESSES = (
+    ("OBJECT_STORE_HOST", "OBJECT_STORE_PORT"),
+    ("MINIO_SERVICE_SERVICE_HOST", "MINIO_SERVICE_SERVICE_PORT"),
+)
+#: Where a multi-user Kubeflow has it (kubeflow/pipelines 2.17, backend/src/v2/objectstore/config.go).
+MINIO_ADDRESS = "minio-service.kubeflow:9000"
 
 
 def is_local(location: str) -> bool:
@@ -49,12 +62,34 @@ def filesystem(location: str) -> tuple[Any, str]:
 
     if is_local(location):
         return fsspec.filesystem("file"), str(local_path(location))
+    if location.startswith(MINIO):
+        options = {"use_listings_cache": False, **minio_options(os.environ)}
+        return fsspec.filesystem("s3", **options), location.removeprefix(MINIO)
     try:
         # Listings must be fresh: another writer may have finished a second ago.
         files, path = fsspec.core.url_to_fs(location, use_listings_cache=False)
         return files, str(path)
     except (ValueError, ImportError) as error:
         raise StoreError(f"cannot open {location}: {error}", hint="use a path, file:// or s3://") from error
+
+
+def minio_options(environment: Mapping[str, str]) -> dict[str, Any]:
+    """How s3fs reaches the store that `minio://` means.
+
+    AWS_* variables stand for themselves; without them the names of KFP's own: its store's service, and the keys `accesskey` and
+    `secretkey` of its secret `mlpipeline-minio-artifact`, taken in whole as environment (envFrom).
+    """
+    options: dict[str, Any] = {}
+    if not any(environment.get(name) for name in ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")):
+        pairs = ((environment.get(host), environment.get(port)) for host, port in MINIO_ADDRESSES)
+        address = next((f"{host}:{port}" for host, port in pairs if host and port), MINIO_ADDRESS)
+        options["endpoint_url"] = f"http://{address}"
+    if not environment.get("AWS_ACCESS_KEY_ID") and environment.get("accesskey") and environment.get("secretkey"):
+        options |= {"key": environment["accesskey"], "secret": environment["secretkey"]}
+    if not any(environment.get(name) for name in ("AWS_REGION", "AWS_DEFAULT_REGION")):
+        # What KFP's launcher signs with; the store asks for no other.
+        options["client_kwargs"] = {"region_name": "minio"}
+    return options
 
 
 @contextmanager
@@ -181,7 +216,8 @@ def upload(folder: Path, location: str) -> None:
     files, path = filesystem(location)
     for relative, _ in list_files(str(folder)):
         with _reaching(join(location, relative), "write"):
-            files.makedirs(join(path, relative).rsplit("/", 1)[0], exist_ok=True)
+            if not location.startswith(OBJECTS):
+                files.makedirs(join(path, relative).rsplit("/", 1)[0], exist_ok=True)
             files.put_file(str(folder / relative), join(path, relative))
 
 

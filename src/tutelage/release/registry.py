@@ -88,7 +88,8 @@ class Registry:
     def __init__(self, location: str) -> None:
         if "://" in location and not location.startswith("file://"):
             raise InvalidInput(
-                f"registry {location!r} is not a local file", hint="set registry to a path, in tutelage.toml"
+                f"registry {location!r} is not a local file",
+                hint="set registry to a path, s3:// or minio://, in tutelage.toml",
             )
         self.path = Path(location.removeprefix("file://"))
 

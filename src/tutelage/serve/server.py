@@ -4,7 +4,9 @@
     curl 127.0.0.1:8080/v2/models/model/infer \
         -d '{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["Once"]}]}'
 
-The smoke deployment hands over a socket that listens already, so nobody else can take the port and nobody has to poll.
+In a pod it fetches the Model from the store first (`--manifest`), verified, and listens for others (`--host 0.0.0.0`).
+A laptop's smoke deployment hands over a socket that listens already, so nobody else can take the port and nobody has to
+poll.
 """
 
 from __future__ import annotations
@@ -18,7 +20,7 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tutelage.errors import TutelageError
+from tutelage.errors import CorruptPayload, InvalidInput, TutelageError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -55,6 +57,37 @@ def serve(app: Any, listening: socket.socket) -> None:
     uvicorn.Server(config).run(sockets=[listening])
 
 
+def soundness(folder: Path, manifest_uri: str | None, expected: str | None) -> str:
+    """The content digest of the Model in `folder`, fetched first where a manifest is named.
+
+    Raises CorruptPayload when a file differs from its manifest, InvalidInput for a pickle or for another Model than expected.
+    """
+    from tutelage.contracts.models import model_digest, refuse_unsafe_files
+
+    if manifest_uri is not None:
+        fetch(manifest_uri, folder)
+    refuse_unsafe_files(folder)
+    digest = model_digest(folder)
+    if expected is not None and digest != expected:
+        raise InvalidInput(f"the model's digest is {digest[:12]}, expected {expected[:12]}", hint="deploy it again")
+    return digest
+
+
+def fetch(manifest_uri: str, folder: Path) -> None:
+    """Copy a Model's payload to `folder`, every file checked against its manifest. Raises CorruptPayload, InvalidInput."""
+    from tutelage.contracts import locations
+    from tutelage.contracts.manifest import read
+
+    manifest = read(manifest_uri)
+    if manifest.kind != "model":
+        raise InvalidInput(f"{manifest_uri} describes a {manifest.kind}", hint="accepted: model")
+    folder.mkdir(parents=True, exist_ok=True)
+    locations.download(manifest.location, folder, [entry.path for entry in manifest.files])
+    for entry in manifest.files:
+        if locations.sha256_of(str(folder / entry.path)) != entry.sha256:
+            raise CorruptPayload(f"{entry.path} of {manifest_uri} differs from its sha256 in the manifest")
+
+
 def _die_with_stdin() -> None:
     """End when whoever holds the other end of standard input is gone: works where the kernel gives no death signal."""
 
@@ -71,6 +104,9 @@ def main(arguments: list[str]) -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m tutelage.serve.server", description="Serve a model on 127.0.0.1.")
     parser.add_argument("--model", required=True, type=Path, help="Model folder: safetensors, tokenizer, chat template")
+    parser.add_argument("--manifest", help="location of the Model's manifest: fetch its payload into the Model folder")
+    parser.add_argument("--digest", help="content digest that the Model must have")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; a pod takes 0.0.0.0")
     parser.add_argument("--name", default="model", help="name of the model in every route")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of one request")
     parser.add_argument("--port", type=int, default=8080)
@@ -89,17 +125,15 @@ def main(arguments: list[str]) -> None:
     if flags.descriptor is not None:
         listening = socket.socket(fileno=flags.descriptor)
     else:
-        listening = socket.create_server(("127.0.0.1", flags.port))
+        listening = socket.create_server((flags.host, flags.port))
 
     # Importing torch, transformers and kserve makes a million objects that live for ever; looking through them again and
     # again costs a quarter of the start (8.4 → 6.0 CPU-s).
     gc.disable()
-    from tutelage.contracts.models import model_digest, refuse_unsafe_files
-
-    refuse_unsafe_files(flags.model)
+    digest = soundness(flags.model, flags.manifest, flags.digest)
     from tutelage.serve.engine import Engine
 
-    app = application(Engine(flags.model, threads=flags.threads), flags.name, model_digest(flags.model))
+    app = application(Engine(flags.model, threads=flags.threads), flags.name, digest)
     gc.freeze()
     gc.enable()
     serve(app, listening)

@@ -1,4 +1,4 @@
-"""A smoke deployment: our model server as a child process on 127.0.0.1, gone when the block ends, however it ends.
+"""A server to ask: our model server as a child process on 127.0.0.1, gone when the block ends, or one that runs elsewhere.
 
 The parent listens before the child starts and hands the socket over: no port can be lost, requests wait in the socket until
 the server answers, and a server that dies resets them at once.
@@ -21,9 +21,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+from urllib.parse import urlsplit
 
 from tutelage.contracts.masking import mask
-from tutelage.errors import StepFailed
+from tutelage.errors import InvalidInput, StepFailed
 
 #: What a server may see of its parent's environment. Neither credentials nor HOME, where files with credentials stand.
 ENVIRONMENT = ("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SYSTEMROOT")
@@ -50,8 +51,14 @@ class Server:
 
     port: int
     timeout_seconds: float
-    process: subprocess.Popen[bytes]
-    log: IO[bytes]
+    process: subprocess.Popen[bytes] | None = None
+    """The server itself, where it is a child of ours."""
+    log: IO[bytes] | None = None
+    """What it writes, where we can read it."""
+    host: str = "127.0.0.1"
+    tls: bool = False
+    path: str = ""
+    """What stands before every route."""
 
     def get(self, path: str, timeout_seconds: float | None = None) -> Reply:
         """GET. Raises StepFailed, with the end of the server's log, when no answer comes."""
@@ -87,23 +94,27 @@ class Server:
         self, method: str, path: str, body: Any, timeout_seconds: float | None
     ) -> Iterator[http.client.HTTPResponse]:
         timeout = timeout_seconds or self.timeout_seconds
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
+        connect = http.client.HTTPSConnection if self.tls else http.client.HTTPConnection
+        connection = connect(self.host, self.port, timeout=timeout)
         try:
             data = None if body is None else json.dumps(body).encode()
-            connection.request(method, path, data, {"content-type": "application/json"})
+            connection.request(method, self.path + path, data, {"content-type": "application/json"})
             yield connection.getresponse()
         except TimeoutError as error:
             raise self.failed(f"the server did not answer {method} {path} within {timeout:g} s") from error
         except (OSError, http.client.HTTPException) as error:
             # Sockets go first when a process ends; its exit code takes a moment.
-            with suppress(subprocess.TimeoutExpired):
-                self.process.wait(timeout=STOP_SECONDS)
+            if self.process is not None:
+                with suppress(subprocess.TimeoutExpired):
+                    self.process.wait(timeout=STOP_SECONDS)
             raise self.failed(f"the server broke off {method} {path}: {type(error).__name__}") from error
         finally:
             connection.close()
 
     def failed(self, message: str) -> StepFailed:
         """The error with what the server last wrote, masked."""
+        if self.process is None:
+            return StepFailed(message, hint=f"its pods' logs say more; the server is {self.host}")
         if self.process.poll() is not None:
             message += f"; it exited with code {self.process.returncode}"
         return StepFailed(
@@ -111,7 +122,9 @@ class Server:
         )
 
     def log_tail(self) -> str:
-        """The end of the server's log, without addresses and secrets."""
+        """The end of the server's log, without addresses and secrets; nothing where it cannot be read."""
+        if self.log is None:
+            return ""
         self.log.seek(0)
         lines = self.log.read().decode(errors="replace").splitlines()
         return masked("\n".join(f"  server: {line[:300]}" for line in lines[-LOG_TAIL_LINES:]))
@@ -120,6 +133,17 @@ class Server:
 def masked(text: str) -> str:
     """`text` without mail addresses, keys and passwords."""
     return _SECRET.sub("[masked]", mask(text))
+
+
+@contextmanager
+def elsewhere(address: str, *, timeout_seconds: float) -> Iterator[Server]:
+    """The server at a URL, which others started and will end. Raises InvalidInput for what is no http(s) URL."""
+    parts = urlsplit(address)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidInput(f"not an endpoint: {address!r}", hint="accepted: http://host[:port][/path]")
+    tls = parts.scheme == "https"
+    port = parts.port or (443 if tls else 80)
+    yield Server(port, timeout_seconds, host=parts.hostname, tls=tls, path=parts.path.rstrip("/"))
 
 
 @contextmanager

@@ -8,18 +8,19 @@ STAMP := $(VENV)/.set-up
 LOCKS := requirements/laptop.lock requirements/ml-metadata.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup java run test test-all check format compile component lock bench pictures clean
+.PHONY: help setup java run test test-all e2e check format compile component lock bench pictures clean
 
 help:
 	@echo "make setup             create $(VENV) with what the lock says (once per change of the lock)"
 	@echo "make run               train, vet and release a small model here: $(RECIPE) (RECIPE=… for another)"
 	@echo "make test              the tests, without those marked slow"
 	@echo "make test-all          every test"
+	@echo "make e2e               the tiny recipe on the cluster of KUBECONFIG: see tests/cluster/e2e.py for its settings"
 	@echo "make check             lint, format, types, imports, locks, and whether compiled/ is up to date"
 	@echo "make format            put every file into the shape that 'make check' asks for"
-	@echo "make compile           write compiled/*.yaml from pipelines/"
+	@echo "make compile           write images/digests.json, and compiled/ from pipelines/"
 	@echo "make component STAGE=… VERB=…   a new component's folder, which passes every check but its own test"
-	@echo "make lock              write images/*/requirements.lock and requirements/laptop.lock from $(VENV)"
+	@echo "make lock              write the locks and the bills of materials of the images from $(VENV)"
 	@echo "make bench AREA=…      measure ours beside the peers; one JSON object a row on stdout"
 	@echo "make pictures          the README's pictures of the pages, from the latest run in runs/ (RUN=… for another); needs Chromium"
 	@echo "make clean             remove caches and build products ($(VENV) and runs/ stay)"
@@ -56,6 +57,9 @@ run: setup java
 test: setup java
 	$(BIN)/python -m pytest -m "not slow"
 
+e2e: setup java
+	$(BIN)/python -m tests.cluster.e2e
+
 test-all: setup java
 	$(BIN)/python -m pytest
 
@@ -65,13 +69,17 @@ check: setup
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python images/lock.py --check
+	$(BIN)/python images/sbom.py --check
+	$(BIN)/python images/digests.py --check
 	$(BIN)/tutelage compile --check
 
 format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# What goes into an image names it, so the digests come first.
 compile: setup
+	$(BIN)/python images/digests.py
 	$(BIN)/tutelage compile
 
 # Not $(STAGE) and $(VERB): the shell must not read what they hold.
@@ -82,6 +90,7 @@ component: setup
 
 lock: setup
 	$(BIN)/python images/lock.py
+	$(BIN)/python images/sbom.py
 
 bench: setup
 	@test -n "$(AREA)" -a -f benchmarks/$(AREA)/__main__.py || { \

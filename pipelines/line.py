@@ -32,6 +32,7 @@ from components.release.enforce.component import enforce
 from components.release.register.component import register
 from components.serve.deploy.component import deploy
 from components.train.train.component import train
+from pipelines.platform import dress
 from tutelage.step import describe, repository_root, step_names
 
 
@@ -49,7 +50,7 @@ PHASES = {"pretraining": "pretrain", "finetuning": "sft", "alignment": "dpo"}
 
 
 def task(component: Any, **arguments: Any) -> Any:
-    """A task of `component` with KFP's cache off and the resources of its component.yaml."""
+    """A task of `component` with KFP's cache off, and in its pod what its component.yaml and manifests/mounts.yaml say."""
     made = component(**arguments).set_caching_options(False)
     step = next(name for name in step_names() if name.endswith(f"/{component.name}"))
     description = describe(step)
@@ -60,7 +61,7 @@ def task(component: Any, **arguments: Any) -> Any:
     ):
         set_cpu(resources[kind]["cpu"])
         set_memory(resources[kind]["memory"])
-    return made
+    return dress(made, description)
 
 
 def line(

@@ -35,6 +35,10 @@ field_option = click.option(
 )
 runs_option = click.option("--runs", metavar="DIR", help="Folder for runs and the store (default: runs).")
 
+host_option = click.option("--host", metavar="URL", help="KFP's API (default: KF_PIPELINES_ENDPOINT).")
+token_option = click.option("--token-file", metavar="FILE", help="File with a token for it.")
+namespace_option = click.option("--namespace", metavar="NAME", help="Namespace, where the server has several users.")
+
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="tutelage")
@@ -115,6 +119,11 @@ def run(recipe: str, assignments: tuple[str, ...], runs: str | None, fresh: bool
         print(json.dumps(vars(record)))
     else:
         click.echo(summary(record))
+    _end(record)
+
+
+def _end(record: Any) -> NoReturn:
+    """Say why a run failed, and exit as it ended."""
     if record.cause:
         hint = f"\n\nhint: {record.hint}" if record.hint else ""
         where = f"{record.failed_task}: " if record.failed_task else ""
@@ -167,21 +176,108 @@ def step(
 
 @commands.command(name="compile")
 @click.option("--check", "only_check", is_flag=True, help="Fail when compiled/ is not what the pipelines compile to.")
+@click.option(
+    "--registry",
+    metavar="HOST/PATH",
+    help="Prefix of every image from now on, for example registry.example.com/tutelage.",
+)
+@click.option(
+    "--literals/--no-literals",
+    default=None,
+    help="Drop-downs in the run form from now on; servers before 2.16 refuse them.",
+)
 @json_option
-def compile_command(only_check: bool, as_json: bool) -> None:
+def compile_command(only_check: bool, registry: str | None, literals: bool | None, as_json: bool) -> None:
     """Compile every pipeline into compiled/."""
     from tutelage.orchestrate.compile import check_fresh, write_all
     from tutelage.orchestrate.recipes import pipeline_names
 
+    if only_check and (registry is not None or literals is not None):
+        raise click.UsageError(
+            "--check takes neither --registry nor --literals: it compares with what was chosen before"
+        )
     changed = []
     if only_check:
         check_fresh()
     else:
-        changed = [str(path) for path in write_all()]
+        changed = [str(path) for path in write_all(registry, literals)]
     if as_json:
         print(json.dumps({"outcome": "done", "pipelines": pipeline_names(), "changed": changed}))
     else:
         click.echo("compiled files are fresh" if not changed else "\n".join(f"wrote {path}" for path in changed))
+
+
+@commands.command()
+@click.argument("pipeline")
+@host_option
+@token_option
+@click.option("--native", is_flag=True, help="As Kubernetes objects on KUBECONFIG's cluster, not through KFP's API.")
+@namespace_option
+@click.option("--commit", metavar="ID", help="The commit it comes from (default: CI's, or HEAD where nothing differs).")
+@json_option
+def upload(
+    pipeline: str, host: str | None, token_file: str | None, native: bool, namespace: str | None, commit: str | None,
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Put PIPELINE, as it stands in compiled/, on a server; nothing happens where this content is there already."""
+    from tutelage.orchestrate.upload import upload as put
+
+    made = put(pipeline, host, native=native, namespace=namespace, token_file=token_file, commit=commit)
+    if as_json:
+        print(json.dumps({"outcome": "done", **made.values()}))
+    else:
+        click.echo(f"{made.pipeline} {made.version}: {'uploaded' if made.changed else 'there already'}")
+
+
+@commands.command()
+@click.argument("recipe")
+@host_option
+@token_option
+@namespace_option
+@set_option
+@runs_option
+@click.option("--upload", "upload_missing", is_flag=True, help="Upload the pipeline first where the server lacks it.")
+@click.option("--experiment", metavar="NAME", help="Experiment that lists the run (default: the recipe's name).")
+@click.option("--service-account", metavar="NAME", help="Account of the run's pods (default: the manifests').")
+@click.option("--pipeline-root", metavar="URI", help="Where KFP keeps artifacts (default: the server's).")
+@click.option("--cancel-on-interrupt", is_flag=True, help="Ctrl-C cancels the run; without it the run goes on.")
+@json_option
+def submit(
+    recipe: str, host: str | None, token_file: str | None, namespace: str | None, assignments: tuple[str, ...],
+    runs: str | None, upload_missing: bool, experiment: str | None, service_account: str | None, pipeline_root: str | None,
+    cancel_on_interrupt: bool, as_json: bool,
+) -> None:  # fmt: skip
+    """Run RECIPE on Kubeflow: checked here first, then started and followed there. Exit code as `run`."""
+    from tutelage.orchestrate.runs_table import summary
+    from tutelage.orchestrate.submit import Target
+    from tutelage.orchestrate.submit import submit as start
+
+    target = Target(
+        host=host, namespace=namespace, experiment=experiment, service_account=service_account, token_file=token_file,
+        pipeline_root=pipeline_root,
+    )  # fmt: skip
+    record, started = start(
+        _recipe(recipe, assignments), _settings(runs), target, say=lambda line: click.echo(line, err=True),
+        command=shlex.join(["tutelage", *sys.argv[1:]]), upload_missing=upload_missing, cancel_on_interrupt=cancel_on_interrupt,
+    )  # fmt: skip
+    if as_json:
+        print(json.dumps(vars(record) | {"run_id": started.run_id, "version": started.version, "link": started.link}))
+    else:
+        click.echo(summary(record))
+    _end(record)
+
+
+@commands.command()
+@click.argument("run_id", metavar="RUN_ID")
+@host_option
+@token_option
+@json_option
+def cancel(run_id: str, host: str | None, token_file: str | None, as_json: bool) -> None:
+    """Cancel the run with KFP's RUN_ID; its exit handler stops what it left running."""
+    from tutelage.orchestrate.submit import cancel as end
+
+    end(run_id, host, token_file)
+    print(json.dumps({"outcome": "done", "run_id": run_id})) if as_json else click.echo(f"{run_id}: told to end")
 
 
 @commands.command(name="runs")

@@ -15,7 +15,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 #: What the checks read. Not runs/, caches or the environment.
-COPIED = ("CONTRIBUTING.md", "Makefile", "components", "compiled", "conftest.py", "images", "pipelines", "pyproject.toml",
+COPIED = ("CONTRIBUTING.md", "Makefile", "components", "compiled", "manifests", "conftest.py", "images", "pipelines", "pyproject.toml",
           "recipes", "requirements", "src", "tests")  # fmt: skip
 BIN = Path(sys.executable).parent
 NAME = "data/shorten"

@@ -29,7 +29,7 @@ AROUND = {
 
 
 def compiled(pipeline: str) -> dict[str, Any]:
-    return dict(yaml.safe_load(compiled_file(pipeline).read_text()))
+    return dict(next(yaml.safe_load_all(compiled_file(pipeline).read_text())))
 
 
 def test_every_pipeline_that_check_knows_has_a_file_and_a_golden_file_and_there_are_no_others() -> None:

@@ -46,7 +46,7 @@ def test_no_task_of_a_compiled_pipeline_may_be_taken_from_kfps_cache() -> None:
 
 @pytest.mark.parametrize("pipeline", sorted(PIPELINES))
 def test_every_process_task_asks_for_what_its_component_yaml_says(pipeline: str) -> None:
-    ir = yaml.safe_load((ROOT / "compiled" / f"{pipeline}.yaml").read_text())
+    ir = next(yaml.safe_load_all((ROOT / "compiled" / f"{pipeline}.yaml").read_text()))
     executors = ir["deploymentSpec"]["executors"]
     assert (
         executors["exec-ingest"]["container"]["resources"]["resourceMemoryLimit"]

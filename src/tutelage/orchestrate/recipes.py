@@ -96,7 +96,7 @@ def defaults_of(pipeline: str) -> dict[str, Any]:
     compiled = repository_root() / "compiled" / f"{pipeline}.yaml"
     if not compiled.is_file():
         return {}
-    inputs = yaml.safe_load(compiled.read_text(encoding="utf-8"))["root"].get("inputDefinitions", {})
+    inputs = next(yaml.safe_load_all(compiled.read_text(encoding="utf-8")))["root"].get("inputDefinitions", {})
     found = {
         name: item["defaultValue"] for name, item in inputs.get("parameters", {}).items() if "defaultValue" in item
     }

@@ -24,7 +24,7 @@ class Task:
 
 def tasks_of(compiled: Path) -> list[Task]:
     """The tasks of a compiled pipeline in an order in which they can run; the exit handler last."""
-    ir = yaml.safe_load(compiled.read_text(encoding="utf-8"))
+    ir = next(yaml.safe_load_all(compiled.read_text(encoding="utf-8")))
     found: dict[str, tuple[str, list[str]]] = {}
     _collect(ir, ir["root"]["dag"]["tasks"], found)
     ordered: list[Task] = []

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tutelage.config import integral_floats_to_ints, problems_of
-from tutelage.errors import Problem
+from tutelage.errors import InvalidInput, Problem
 from tutelage.plan.surroundings import Surroundings, is_within
-from tutelage.step import load
+from tutelage.step import describe, load
+from tutelage.step.resources import KEY, changed, without_resources
 
 #: Training section of a run → objective, in the order in which phases follow each other.
 PHASES = {"pretraining": "pretrain", "finetuning": "sft", "alignment": "dpo"}
@@ -186,11 +187,25 @@ def _unknown(where: str, key: str, known: Sequence[str]) -> Problem:
     )
 
 
+def _without_resources(task: Planned) -> tuple[Any, list[Problem]]:
+    """The values for the Config, and what is wrong with a run's `resources`, which steps that run as jobs take beside them."""
+    description = describe(task.step)
+    if description.runtime == "process" or not isinstance(task.values, Mapping):
+        return task.values, []
+    values, changes = without_resources(task.values)
+    try:
+        if changes:
+            changed(description.needs, changes, where=task.place(KEY))
+    except InvalidInput as error:
+        return values, [Problem(task.place(KEY), error.message, error.hint)]
+    return values, []
+
+
 def config_problems(task: Planned) -> list[Problem]:
     """Every mistake in one task's Config, in the words of the recipe."""
     config = load(task.step).Config
-    told = problems_of(config, task.values)
-    found = []
+    values, found = _without_resources(task)
+    told = problems_of(config, values)
     for problem in told:
         where = task.place(problem.where)
         if TOO_FEW.match(problem.message) and any(item.where.startswith(f"{problem.where}[") for item in told):

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from tests.contracts.payloads import finished
@@ -57,7 +58,8 @@ def test_the_largest_process_is_measured_also_when_it_gave_its_memory_back(monke
         with watch:
             child.wait()
     assert watch.peak is not None
-    assert 300 * MEBIBYTE < watch.peak.size < 400 * MEBIBYTE
+    # Between fork and exec the child is as large as this process, and a sample may fall there.
+    assert 300 * MEBIBYTE < watch.peak.size < max(400 * MEBIBYTE, 2 * psutil.Process().memory_info().rss)
     assert watch.peak.process is not None and watch.peak.process.endswith(", in curate")
     assert watch.spark_starts == 0
 

@@ -476,3 +476,15 @@ def test_the_plan_holds_what_component_bodies_hand_to_their_steps(
     given = copy.deepcopy(parameters)
     expected = {task.label: task.values for task in planned(pipeline, parameters)}
     assert handed_over(pipeline, given, monkeypatch) == expected
+
+
+def test_resources_stand_beside_the_settings_of_steps_that_run_as_jobs(parameters: Parameters) -> None:
+    before = problems("llm_training", parameters)
+    parameters["finetuning"] |= {"resources": {"replicas": 2, "accelerators": {"nvidia.com/gpu": 4}}}
+    parameters["policy"] |= {"curation": {"resources": {"limits": {"memory": "64Gi"}}}}
+    assert problems("llm_training", parameters) == before
+    parameters["finetuning"]["resources"] = {"replicas": 0, "gpus": 4}
+    parameters["evaluation"] |= {"resources": {"replicas": 2}}
+    told = {problem.where: str(problem) for problem in problems("llm_training", parameters) if problem not in before}
+    assert "replicas" in told["finetuning.resources"] and "gpus" in told["finetuning.resources"]
+    assert "unknown key 'resources'" in told["evaluation.resources"]

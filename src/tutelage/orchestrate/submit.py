@@ -1,0 +1,290 @@
+"""Run a recipe on Kubeflow: check it here, start it there, follow it, end as `tutelage run` would.
+
+    tutelage submit recipes/tiny.yaml --host https://kubeflow.example.com/pipeline --upload
+
+Kubeflow says of a task that it failed, never why. Why stands in the store, where every task of a cluster tells its end
+(runtimes/task_ends.py): with a store that can be read from here, outcome, cause, verdict and artifacts are those of
+`tutelage run`, from the same function. Without one, a failed `enforce` is taken for a refusal (3), any other failure is 1, and a
+spent budget (4) cannot be told from success: what could not be read is said.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tutelage.contracts import locations
+from tutelage.errors import InvalidInput, Problem, StoreError
+from tutelage.orchestrate.check import check_recipe
+from tutelage.orchestrate.compile import compiled_file
+from tutelage.orchestrate.kfp_api import KfpApi, connect
+from tutelage.orchestrate.native import read_compiled
+from tutelage.orchestrate.recipes import Recipe
+from tutelage.orchestrate.records import RunRecord, conclude
+from tutelage.orchestrate.tasks import tasks_of
+from tutelage.orchestrate.upload import compiled_text, current_commit, find_version, upload_text
+from tutelage.runtimes import task_ends
+from tutelage.runtimes.settings import Settings
+from tutelage.step import repository_root
+
+POLL_SECONDS = 5.0
+#: A line at least this often, so that whoever watches knows that it goes on.
+QUIET_SECONDS = 60.0
+#: How long a server may be away before following ends; the run goes on without us.
+FOLLOW_PATIENCE_SECONDS = 900.0
+FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
+UNFINISHED_STATES = ("PENDING", "RUNNING", "PAUSED", "CANCELING")
+#: The task whose only work is to refuse.
+GATE = "enforce"
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Where and as whom a recipe runs."""
+
+    host: str | None = None
+    """Address of KFP's API; KF_PIPELINES_ENDPOINT when absent."""
+    namespace: str | None = None
+    """Namespace of the run, where the server has several users."""
+    experiment: str | None = None
+    """Experiment that the run is listed under; the recipe's name when absent."""
+    service_account: str | None = None
+    """Account of the run's pods; the one in manifests/mounts.yaml when absent."""
+    token_file: str | None = None
+    """File with a token for the server."""
+    pipeline_root: str | None = None
+    """Where KFP keeps its artifacts; the server's default when absent."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """A run on the server."""
+
+    run_id: str
+    """KFP's id; steps know the run by it."""
+    name: str
+    """Its name on the server and in the runs folder."""
+    version: str
+    """Version of the pipeline that it runs."""
+    link: str
+    """Its page."""
+
+
+def submit(
+    recipe: Recipe, settings: Settings, target: Target, *, say: Say, command: str, upload_missing: bool = False,
+    cancel_on_interrupt: bool = False, sleep: Callable[[float], None] = time.sleep,
+) -> tuple[RunRecord, Started]:  # fmt: skip
+    """Run `recipe` to its end on a server. Raises InvalidInput before anything is started; a failed run is in the record.
+
+    KeyboardInterrupt leaves the run going, unless `cancel_on_interrupt`.
+    """
+    check_recipe(recipe, settings, here=False)
+    refuse_places_of_this_machine(recipe)
+    api = connect(target.host, target.token_file)
+    began = datetime.now(UTC)
+    started = start(api, recipe, target, upload_missing)
+    say(f"run {started.name} of {recipe.pipeline} {started.version}: {started.link}")
+    labels = {task.name: task.label for task in tasks_of(compiled_file(recipe.pipeline))}
+    api.patience_seconds = FOLLOW_PATIENCE_SECONDS
+    run = _follow_or_leave(api, started, labels, say, cancel_on_interrupt, sleep)
+    record = _record(recipe, settings, started, began, command)
+    ends = told_ends(settings, started.run_id, say)
+    settle(record, run, ends, labels, started.link)
+    return record, started
+
+
+def cancel(run_id: str, host: str | None, token_file: str | None = None) -> None:
+    """Ask for the end of a run. Its own exit handler then stops what it left running."""
+    connect(host, token_file).terminate(run_id)
+
+
+def refuse_places_of_this_machine(recipe: Recipe) -> None:
+    """Raise InvalidInput that lists every file of the recipe that pods cannot see: paths outside the repository."""
+    problems = [
+        Problem(where, f"{uri!r} is a file of this machine", "put it into the object store and name it s3://…")
+        for where, uri in _uris(recipe.parameters, "")
+        if locations.is_local(uri) and (uri.startswith("file://") or Path(uri).is_absolute())
+    ]
+    if problems:
+        raise InvalidInput.from_problems(f"recipe {recipe.name}", problems)
+
+
+def _uris(value: Any, where: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        for key, item in value.items():
+            path = f"{where}.{key}" if where else str(key)
+            if key == "uri" and isinstance(item, str):
+                yield path, item
+            yield from _uris(item, path)
+    if isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from _uris(item, f"{where}[{index}]")
+
+
+def start(api: KfpApi, recipe: Recipe, target: Target, upload_missing: bool) -> Started:
+    """Start the recipe's pipeline, in the version that stands in compiled/. Raises InvalidInput when the server lacks it."""
+    text = compiled_text(recipe.pipeline)
+    compiled = read_compiled(text)
+    account = target.service_account or _run_account()
+    if upload_missing:
+        uploaded = upload_text(api, text, target.namespace, current_commit())
+        pipeline_id, version_id = uploaded.pipeline_id, uploaded.version_id
+    else:
+        pipeline = api.pipeline(compiled.pipeline, target.namespace)
+        version = find_version(api, str(pipeline["pipeline_id"]), compiled.version) if pipeline else None
+        if pipeline is None or version is None:
+            what = f"version {compiled.version} of {compiled.pipeline}" if pipeline else f"pipeline {compiled.pipeline}"
+            raise InvalidInput(
+                f"{api.host} has no {what}, which compiled/{recipe.pipeline}.yaml is",
+                hint=f"run `tutelage upload {recipe.pipeline}` with the same --host, or add --upload",
+            )
+        pipeline_id, version_id = str(pipeline["pipeline_id"]), str(version["pipeline_version_id"])
+    name = f"{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{secrets.token_hex(3)}"
+    runtime: dict[str, Any] = {"parameters": dict(recipe.parameters)}
+    if target.pipeline_root:
+        runtime["pipeline_root"] = target.pipeline_root
+    body = {
+        "display_name": name, "experiment_id": _experiment(api, target.experiment or recipe.name, target.namespace),
+        "description": recipe.description,
+        "pipeline_version_reference": {"pipeline_id": pipeline_id, "pipeline_version_id": version_id},
+        "runtime_config": runtime, "service_account": account,
+    }  # fmt: skip
+    run_id = str(api.create_run(body)["run_id"])
+    return Started(run_id, name, compiled.version, f"{api.host}/#/runs/details/{run_id}")
+
+
+def _run_account() -> str:
+    """The account that the manifests make for runs."""
+    import yaml
+
+    file = repository_root() / "manifests" / "mounts.yaml"
+    if not file.is_file():
+        raise InvalidInput(
+            "no account named for the run's pods", hint="give --service-account, for example tutelage-run"
+        )
+    return str(yaml.safe_load(file.read_text(encoding="utf-8"))["run_account"])
+
+
+def _experiment(api: KfpApi, name: str, namespace: str | None) -> str:
+    found = api.experiment(name, namespace) or api.create_experiment(name, namespace)
+    return str(found["experiment_id"])
+
+
+def _follow_or_leave(
+    api: KfpApi, started: Started, labels: Mapping[str, str], say: Say, cancel_on_interrupt: bool,
+    sleep: Callable[[float], None],
+) -> Mapping[str, Any]:  # fmt: skip
+    try:
+        return follow(api, started.run_id, labels, say, sleep)
+    except KeyboardInterrupt:
+        if not cancel_on_interrupt:
+            say(f"the run goes on: {started.link}")
+            say(f"to cancel it: tutelage cancel {started.run_id} --host {api.host}")
+            raise
+    say("cancelling the run; press Ctrl-C again to leave it to the server")
+    api.terminate(started.run_id)
+    return follow(api, started.run_id, labels, say, sleep)
+
+
+def follow(
+    api: KfpApi, run_id: str, labels: Mapping[str, str], say: Say, sleep: Callable[[float], None] = time.sleep
+) -> Mapping[str, Any]:
+    """Say each task's changes of state until the run has ended. Gives the run."""
+    states: dict[str, str] = {}
+    silent_seconds = 0.0
+    while True:
+        run = api.run(run_id)
+        changes = [(label, state) for label, state in task_states(run, labels) if states.get(label) != state]
+        for label, state in changes:
+            states[label] = state
+            say(f"{datetime.now(UTC):%H:%M:%S} {label:<20} {state.lower()}")
+        silent_seconds = 0.0 if changes else silent_seconds + POLL_SECONDS
+        if silent_seconds >= QUIET_SECONDS:
+            silent_seconds = 0.0
+            at_work = ", ".join(label for label, state in sorted(states.items()) if state in UNFINISHED_STATES)
+            say(f"{datetime.now(UTC):%H:%M:%S} {str(run.get('state', 'unknown')).lower()}: {at_work or 'no task yet'}")
+        if run.get("state") in FINAL:
+            return run
+        sleep(POLL_SECONDS)
+
+
+def task_states(run: Mapping[str, Any], labels: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Label and state of each task, in the order in which they began. KFP lists its drivers and groups too: those go."""
+    details = (run.get("run_details") or {}).get("task_details") or []
+    ours = [task for task in details if task.get("display_name") in labels and task.get("state")]
+    ours.sort(key=lambda task: (str(task.get("start_time") or task.get("create_time") or ""), task["display_name"]))
+    return [(labels[task["display_name"]], str(task["state"])) for task in ours]
+
+
+def told_ends(settings: Settings, run_id: str, say: Say) -> Sequence[Mapping[str, Any]]:
+    """What the run's tasks told of their ends, through the store; says so when it cannot be read."""
+    try:
+        ends = task_ends.read_all(settings.store_root, run_id)
+    except (StoreError, OSError) as error:
+        say(f"warning: the run's store cannot be read from here ({str(error).splitlines()[0]})")
+        ends = []
+    if not ends:
+        say(
+            f"warning: nothing of this run in {settings.store_root}: outcome and verdict are what Kubeflow's states say; "
+            "set `store` in tutelage.toml to the cluster's"
+        )
+    return ends
+
+
+def settle(
+    record: RunRecord, run: Mapping[str, Any], ends: Sequence[Mapping[str, Any]], labels: Mapping[str, str], link: str
+) -> None:
+    """Fill in the record's end and write it, with the events it rests on, into its folder."""
+    state = str(run.get("state"))
+    events = [*ends, *_ends_by_state(run, ends, labels, link)]
+    folder = Path(record.folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = "".join(json.dumps(event) + "\n" for event in events)
+    (folder / "events.jsonl").write_text(lines, encoding="utf-8")
+    record.seconds = round((datetime.now(UTC) - datetime.fromisoformat(record.started)).total_seconds(), 3)
+    conclude(record, events, 0 if state == "SUCCEEDED" else 1)
+
+
+def _ends_by_state(
+    run: Mapping[str, Any], ends: Sequence[Mapping[str, Any]], labels: Mapping[str, str], link: str
+) -> Iterator[dict[str, Any]]:
+    """A failure as Kubeflow's states tell it, where no task told why the run did not succeed."""
+    state = str(run.get("state"))
+    told = {str(event["task"]): event["event"] for event in ends}
+    if state == "SUCCEEDED" or (state == "FAILED" and "failed" in told.values()):
+        return
+    failed = [label for label, task_state in task_states(run, labels) if task_state == "FAILED"]
+    label = next((name for name in failed if told.get(name) != "finished"), "run")
+    outcome, hint = "failed", f"its log: {link}"
+    message = str((run.get("error") or {}).get("message") or "").strip()
+    cause = f"Kubeflow says {state.lower()}" + (f": {message}" if message else "")
+    if state == "CANCELED":
+        cause, hint = "the run was cancelled", "submit it again: finished steps are reused"
+    elif label == GATE and not told:
+        outcome = "refused"
+        cause = "the gate refused, as far as Kubeflow tells; the verdict is in the store"
+        hint = f"the release page and the log of {GATE}: {link}"
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    yield {
+        "time": now, "event": "failed", "task": label, "step": "", "outcome": outcome, "cause": cause, "hint": hint,
+    }  # fmt: skip
+
+
+def _record(recipe: Recipe, settings: Settings, started: Started, began: datetime, command: str) -> RunRecord:
+    import psutil
+
+    folder = Path(settings.runs).absolute() / started.name
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "recipe.yaml").write_text(recipe.to_yaml(), encoding="utf-8")
+    return RunRecord(
+        run=started.name, recipe=recipe.name, pipeline=recipe.pipeline, folder=str(folder), started=began.isoformat(),
+        process=os.getpid(), process_started=psutil.Process().create_time(), command=command,
+    )  # fmt: skip

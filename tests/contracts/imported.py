@@ -15,7 +15,16 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 #: Modules of runtimes/ that launch() reaches only for steps of that runtime.
-RUNTIME_MODULES = {"tutelage.runtimes.spark": "spark", "tutelage.runtimes.torch": "torch"}
+RUNTIME_MODULES = {
+    "tutelage.runtimes.spark": "spark",
+    "tutelage.runtimes.torch": "torch",
+    "tutelage.runtimes.appdef": "torch",
+    "tutelage.runtimes.kubernetes.pytorchjob": "torch",
+    "tutelage.runtimes.kubernetes.torchx_scheduler": "torch",
+    "tutelage.runtimes.kubernetes.sparkapplication": "spark",
+}
+#: Modules that render pods of another image: the program they name is that image's.
+OTHER_IMAGES = ("tutelage.runtimes.kubernetes.inferenceservice",)
 #: Statements of a module that run when it is imported.
 BODY = ""
 
@@ -112,7 +121,7 @@ def third_parties(step_file: Path, runtime: str) -> set[str]:
             continue
         seen.add((module_name, name))
         waiting += [(where, module_name, other) for other in used(nodes) if other in where.definitions]
-        for program in started(nodes):
+        for program in () if module_name in OTHER_IMAGES else started(nodes):
             target = module(program)
             assert target is not None
             waiting += [(target, program, other) for other in (BODY, *target.definitions)]

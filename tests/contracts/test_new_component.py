@@ -15,8 +15,10 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 #: What the checks read. Not runs/, caches or the environment.
-COPIED = ("CONTRIBUTING.md", "Makefile", "components", "compiled", "manifests", "conftest.py", "images", "pipelines", "pyproject.toml",
-          "recipes", "requirements", "src", "tests")  # fmt: skip
+COPIED = (
+    "CONTRIBUTING.md", "Makefile", "components", "compiled", "manifests", "conftest.py", "images", "pipelines",
+    "pyproject.toml", "recipes", "requirements", "src", "tests",
+)  # fmt: skip
 BIN = Path(sys.executable).parent
 NAME = "data/shorten"
 FILES = {"step.py", "component.py", "component.yaml", "README.md", "tests/test_shorten.py"}

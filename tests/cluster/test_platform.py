@@ -14,7 +14,6 @@ from kfp.kubernetes import kubernetes_executor_config_pb2
 from components.data.curate.component import curate
 from components.data.ingest.component import ingest
 from components.release.decide.component import decide
-from pipelines import platform
 from pipelines.platform import dress
 from tutelage.config import build
 from tutelage.errors import InvalidInput
@@ -186,9 +185,7 @@ def test_curate_is_dressed_as_a_launcher(tmp_path: Path) -> None:
     assert "emptyDirMounts" not in configs["exec-curate"]
 
 
-@pytest.mark.parametrize(
-    "file", sorted((repository_root() / "compiled").glob("*.yaml")), ids=lambda file: file.stem
-)
+@pytest.mark.parametrize("file", sorted((repository_root() / "compiled").glob("*.yaml")), ids=lambda file: file.stem)
 def test_every_task_of_every_compiled_pipeline_is_dressed(file: Path) -> None:
     ir, body = yaml.safe_load_all(file.read_text())
     configs = body["platforms"]["kubernetes"]["deploymentSpec"]["executors"]

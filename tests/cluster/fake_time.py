@@ -94,7 +94,7 @@ class FakeTime:
         return self._closed
 
     def _move(self) -> None:
-        quiet, before = 0, {}
+        quiet, before = 0, _others()
         while not self._closed:
             time.sleep(self.quiet_seconds / LOOKS)
             # None of them runs, and none has run since the last look: one that waits for the interpreter's lock gets it

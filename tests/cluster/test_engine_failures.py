@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -12,7 +12,7 @@ from tests.cluster import schemas
 from tests.cluster.access import RUN_RULES
 from tests.cluster.api_server import Fault
 from tests.cluster.bench import NAMESPACE, Site, prints
-from tests.cluster.objects import PYTORCHJOB, SPARKAPPLICATION, Object, Refused
+from tests.cluster.objects import POD, PYTORCHJOB, SPARKAPPLICATION, Object, Refused
 from tests.cluster.operators import Action, evict, finish, image_error, preempt, schedule, start, unschedulable
 from tests.contracts import payloads
 from tutelage.contracts import locations
@@ -126,6 +126,32 @@ def test_relaunches_end(site: Site, what: Action, kind: CauseKind) -> None:
     assert ended.job == site.job.relaunched(2).name and len(site.prepared) == 3
 
 
+@pytest.mark.parametrize(("reason", "kind"), [("Evicted", CauseKind.EVICTED), ("Preempted", CauseKind.PREEMPTED)])
+def test_a_pod_that_went_before_anybody_looked_is_told_from_its_events(
+    site: Site, reason: str, kind: CauseKind
+) -> None:
+    def vanish(nodes: Any, pod: Object) -> None:
+        nodes.cluster.event(POD, pod, reason, "its place was needed", "Normal", "default-scheduler")
+        nodes.remove(pod)
+
+    # Worker 0 loses its peer and ends before the next look: its exit code tells nothing.
+    site.train(lambda job, index: [*RUNS, (20, finish(1))] if index == 0 else [*RUNS, (19.9, vanish)])
+    ended = site.run(relaunches=1)
+    site.check(ended, Phase.FAILED, kind, attempts=2)
+    assert ended.cause is not None and f"{site.job.relaunched(1).name}-worker-1" in ended.cause.message
+
+
+def test_the_log_of_a_node_that_does_not_answer_is_not_waited_for_long(site: Site) -> None:
+    site.train(site.working)
+    message = 'Get "https://10.0.0.7:10250/containerLogs/team/x/pytorch": dial tcp 10.0.0.7:10250: i/o timeout'
+    away = Refused(500, "InternalError", message)
+    site.server.faults.append(Fault("refuse", "get", "pods", "log", times=10_000, answer=away))
+    ended = site.run()
+    assert ended.phase is Phase.SUCCEEDED and site.time.seconds < 150
+    assert "could not be read" in str(site.said("warning"))
+    site.check_left()
+
+
 def test_pods_that_no_node_takes_end_with_the_start_clock(site: Site) -> None:
     site.train(lambda job, index: [(1, unschedulable)])
     ended = site.run()
@@ -198,9 +224,18 @@ def test_what_an_operators_webhook_denies_is_an_invalid_spec(site: Site) -> None
 def test_a_role_that_may_not_create_is_told_with_the_reason(site: Site) -> None:
     site.accounts.add("first", [rule for rule in RUN_RULES if "pytorchjobs" not in rule.resources])
     ended = site.run()
-    assert ended.phase is Phase.FAILED and ended.cause is not None
-    assert "cannot get resource" in ended.cause.message and "manifests/base" in str(ended.cause.hint)
-    site.check_left()
+    site.check(ended, Phase.FAILED, CauseKind.FORBIDDEN)
+    assert ended.cause is not None
+    assert "cannot get resource" in ended.cause.message and "Role tutelage-run" in str(ended.cause.hint)
+
+
+def test_a_role_that_may_look_but_not_create_is_told_with_the_reason(site: Site) -> None:
+    looks = [replace(rule, verbs=tuple(verb for verb in rule.verbs if verb != "create")) for rule in RUN_RULES]
+    site.accounts.add("first", looks)
+    ended = site.run()
+    site.check(ended, Phase.FAILED, CauseKind.FORBIDDEN)
+    assert ended.cause is not None and "cannot create resource" in ended.cause.message
+    assert "Role tutelage-run" in str(ended.cause.hint)
 
 
 def test_a_kind_that_nobody_serves_is_told_at_once(site: Site) -> None:

@@ -116,6 +116,24 @@ def test_storms_of_429_5xx_and_resets_are_outlived(site: Site, seed: int) -> Non
     assert operator.made == 2 and len(set(site.server.statuses)) >= 4
 
 
+def test_a_log_that_is_refused_for_longer_than_logs_settle_is_waited_for(site: Site) -> None:
+    site.train(site.working)
+    away = Refused(503, "ServiceUnavailable", "overloaded")
+    until = lambda: site.time.seconds < 250
+    site.server.faults.append(Fault("refuse", "get", "pods", "log", times=10_000, answer=away, when=until))
+    site.check(site.run(), Phase.SUCCEEDED)
+    assert site.time.seconds > 250 and site.said("warning") == []
+
+
+def test_a_log_of_an_ended_container_that_is_cut_is_read_again(site: Site) -> None:
+    site.train(site.working)
+    site.connect().create(site.job.resource, site.job.body)
+    site.time.sleep(60)
+    site.server.faults.append(Fault("cut", "get", "pods", "log", times=5, after=3))
+    site.check(site.run(), Phase.SUCCEEDED)
+    assert [fault.seen for fault in site.server.faults] == [5]
+
+
 def test_retry_after_is_kept_to(site: Site) -> None:
     site.train(site.working)
     busy = Refused(429, "TooManyRequests", "slow down", retry_after=25)

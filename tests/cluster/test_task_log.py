@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tutelage.runtimes.kubernetes.logs import OVERLAP, Position, TaskLog, _moment
+from tutelage.runtimes.kubernetes.api import Api
+from tutelage.runtimes.kubernetes.logs import OVERLAP, Position, TaskLog, _moment, _Source
 
 WHERE = "train-worker-0/pytorch/3f9a1c20"
 
@@ -74,6 +76,21 @@ def test_a_file_that_is_there_already_is_gone_on_with(tmp_path: Path) -> None:
     assert position.written() == {line(1, "same words"): 1, line(2, "same words"): 2, line(3, "same words"): 1}
     again.close()
     assert len(file.read_text().splitlines()) == 5
+
+
+def test_what_was_read_earlier_and_comes_later_changes_nothing(tmp_path: Path) -> None:
+    api = cast("Api", None)
+    task_log = TaskLog(tmp_path / "train.log")
+    task_log.close()
+    source = _Source(api, task_log, "pod", "3f9a1c20", "pytorch", lambda seconds: None)
+    running: dict[str, object] = {"state": {"running": {}}}
+    ended: dict[str, object] = {"state": {"terminated": {}}}
+    source.note(ended)
+    source.note(running)
+    assert source.ended
+    source.note({"restartCount": 1, **running})
+    source.note({"restartCount": 0, **ended})
+    assert not source.ended
 
 
 def test_events_among_the_lines_are_passed_on_and_kept_in_the_log(tmp_path: Path) -> None:

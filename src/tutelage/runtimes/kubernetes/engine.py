@@ -320,7 +320,7 @@ class _Launch:
         lines, since = self.follower.lines(), self.clocks.now()
         while self.follower.unfinished(ended_only=True):
             refused = self.follower.refused()
-            self.clocks.sleep(POLL_SECONDS / 4)
+            self.clocks.sleep(POLL_SECONDS if refused else POLL_SECONDS / 4)
             now, more = self.clocks.now(), self.follower.lines()
             if more == lines:
                 spent[refused] += now - since

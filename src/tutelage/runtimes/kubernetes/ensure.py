@@ -148,4 +148,8 @@ def _cause_of(job: Job, error: ApiError) -> Cause:
         or "violates PodSecurity" in error.message
     ):
         return causes.cause(CauseKind.INVALID_SPEC, error.message)
+    if error.status in (401, 403):
+        hint = "the Role tutelage-run (manifests/base/roles/run.yaml) must allow this verb, and be bound to the run's account"
+        message = f"cannot create {kind} {job.name}: {error.message}"
+        return causes.cause(CauseKind.FORBIDDEN, message, error.hint if error.status == 401 else hint)
     return causes.cause(CauseKind.UNKNOWN, f"cannot create {kind} {job.name}: {error.message}", error.hint)

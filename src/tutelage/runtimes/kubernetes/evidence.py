@@ -58,8 +58,8 @@ class Evidence:
         return found
 
     def events_of_gone(self) -> list[Object]:
-        """Events of pods that were seen a moment ago and have gone; none where the account may not read them."""
-        there = {str(pod["metadata"]["uid"]) for pod in self.pods}
+        """Events of pods seen a moment ago that have gone or are going; none where the account may not read them."""
+        there = {str(pod["metadata"]["uid"]) for pod in self.pods if not pod["metadata"].get("deletionTimestamp")}
         gone = [(uid, pod) for uid, (_, pod) in self._seen.items() if uid not in there]
         found: list[Object] = []
         try:

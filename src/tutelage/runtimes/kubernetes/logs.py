@@ -234,7 +234,7 @@ class _Source:
                 before = restarts > read
                 there = self._read(previous=before, follow=not (before or ended or gone))
             except (ApiError, OSError) as error:
-                if self._stopped or not isinstance(error, ApiError) or not error.retryable:
+                if not isinstance(error, ApiError) or not error.retryable:
                     self._tear(str(error))
                     return
                 self.refusal = error

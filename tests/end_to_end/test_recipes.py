@@ -45,6 +45,7 @@ def words_of(page: str) -> str:
     return re.sub(r"\s+", " ", html.unescape(re.sub(r"<[^>]+>", " ", text)))
 
 
+@pytest.mark.slow
 @pytest.mark.java
 @pytest.mark.timeout(900)
 def test_the_refused_recipe_is_refused_for_its_rights_its_safety_and_its_quality(refused: TinyRun) -> None:
@@ -57,6 +58,7 @@ def test_the_refused_recipe_is_refused_for_its_rights_its_safety_and_its_quality
     assert comparison_of(refused.record)["perplexity/pretrain"]["verdict"] == "better"
 
 
+@pytest.mark.slow
 @pytest.mark.java
 @pytest.mark.timeout(900)
 def test_the_page_of_the_refused_recipe_explains_itself_to_someone_who_is_no_engineer(refused: TinyRun) -> None:
@@ -71,6 +73,7 @@ def test_the_page_of_the_refused_recipe_explains_itself_to_someone_who_is_no_eng
         assert sentence in words, sentence
 
 
+@pytest.mark.slow
 @pytest.mark.java
 @pytest.mark.timeout(900)
 def test_nothing_of_the_refused_recipe_is_registered_or_served_or_left_running(refused: TinyRun) -> None:
@@ -80,6 +83,7 @@ def test_nothing_of_the_refused_recipe_is_registered_or_served_or_left_running(r
     assert processes_of(refused.runs) == []
 
 
+@pytest.mark.slow
 @pytest.mark.java
 @pytest.mark.timeout(900)
 def test_a_refused_run_names_its_page_and_a_second_try_is_refused_again(refused: TinyRun) -> None:
@@ -91,6 +95,7 @@ def test_a_refused_run_names_its_page_and_a_second_try_is_refused_again(refused:
     assert registered_versions(refused.runs) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.java
 @pytest.mark.timeout(900)
 def test_a_text_of_unknown_licence_is_read_counted_and_never_trained_on(refused: TinyRun) -> None:

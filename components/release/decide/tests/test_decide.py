@@ -269,7 +269,7 @@ def test_the_page_says_the_verdict_first_and_what_did_not_move(line):
         in page
     )
     assert "▼ <strong>Got worse:</strong> share of harmless requests it refuses all the same (refusal/harmless)" in page
-    assert "<strong>Did not move:</strong> accuracy/arithmetic" in page
+    assert "<strong>Did not move:</strong> share of questions answered right (arithmetic) (accuracy/arithmetic)" in page
     assert "cannot be told</span>: did not move" in page
     for shown in (
         "▲ better",

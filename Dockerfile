@@ -92,7 +92,10 @@ COPY --from=code --chown=0:0 /opt/tutelage /opt/tutelage
 WORKDIR /opt/tutelage
 
 # ---------------------------------------------------------------- python
+# Labels come last: when and of what an image was built changes with every build, and must not spoil the layers before it.
 FROM runtime AS python
+COPY --from=packages-python --chown=0:0 /opt/venv /opt/venv
+COPY --chown=0:0 images/python/sbom.cdx.json /opt/tutelage/sbom.cdx.json
 ARG CREATED
 ARG REVISION
 ARG SOURCE
@@ -104,8 +107,6 @@ LABEL org.opencontainers.image.title="tutelage/python" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.version="${VERSION}"
-COPY --from=packages-python --chown=0:0 /opt/venv /opt/venv
-COPY --chown=0:0 images/python/sbom.cdx.json /opt/tutelage/sbom.cdx.json
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "tutelage"]
 CMD ["--help"]
@@ -113,17 +114,6 @@ CMD ["--help"]
 # ---------------------------------------------------------------- python-spark
 # The Spark operator starts driver and executors with the arguments `driver …` and `executor`: see entrypoint.sh.
 FROM runtime AS python-spark
-ARG CREATED
-ARG REVISION
-ARG SOURCE
-ARG VERSION
-LABEL org.opencontainers.image.title="tutelage/python-spark" \
-      org.opencontainers.image.description="Steps of Tutelage that run on Spark: driver, executors and launcher" \
-      org.opencontainers.image.licenses="Apache-2.0" \
-      org.opencontainers.image.created="${CREATED}" \
-      org.opencontainers.image.revision="${REVISION}" \
-      org.opencontainers.image.source="${SOURCE}" \
-      org.opencontainers.image.version="${VERSION}"
 SHELL ["/bin/bash", "-o", "pipefail", "-c"]
 # Versions as the distribution has them today: a pinned one is gone with its next security update.
 # hadolint ignore=DL3008
@@ -140,12 +130,25 @@ COPY --from=packages-python-spark --chown=0:0 /opt/venv /opt/venv
 COPY --from=code --chown=0:0 --chmod=0555 /opt/tutelage/images/python-spark/entrypoint.sh /opt/entrypoint.sh
 COPY --chown=0:0 images/python-spark/sbom.cdx.json /opt/tutelage/sbom.cdx.json
 RUN python3 /opt/tutelage/images/layout.py spark /opt/spark
+ARG CREATED
+ARG REVISION
+ARG SOURCE
+ARG VERSION
+LABEL org.opencontainers.image.title="tutelage/python-spark" \
+      org.opencontainers.image.description="Steps of Tutelage that run on Spark: driver, executors and launcher" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.created="${CREATED}" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.source="${SOURCE}" \
+      org.opencontainers.image.version="${VERSION}"
 USER 65532:65532
 ENTRYPOINT ["/opt/entrypoint.sh"]
 CMD ["python3", "-m", "tutelage", "--help"]
 
 # ---------------------------------------------------------------- python-torch
 FROM runtime AS python-torch
+COPY --from=packages-python-torch --chown=0:0 /opt/venv /opt/venv
+COPY --chown=0:0 images/python-torch/sbom.cdx.json /opt/tutelage/sbom.cdx.json
 ARG CREATED
 ARG REVISION
 ARG SOURCE
@@ -157,14 +160,14 @@ LABEL org.opencontainers.image.title="tutelage/python-torch" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.version="${VERSION}"
-COPY --from=packages-python-torch --chown=0:0 /opt/venv /opt/venv
-COPY --chown=0:0 images/python-torch/sbom.cdx.json /opt/tutelage/sbom.cdx.json
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "tutelage"]
 CMD ["--help"]
 
 # ---------------------------------------------------------------- python-serve
 FROM runtime AS python-serve
+COPY --from=packages-python-serve --chown=0:0 /opt/venv /opt/venv
+COPY --chown=0:0 images/python-serve/sbom.cdx.json /opt/tutelage/sbom.cdx.json
 ARG CREATED
 ARG REVISION
 ARG SOURCE
@@ -176,8 +179,6 @@ LABEL org.opencontainers.image.title="tutelage/python-serve" \
       org.opencontainers.image.revision="${REVISION}" \
       org.opencontainers.image.source="${SOURCE}" \
       org.opencontainers.image.version="${VERSION}"
-COPY --from=packages-python-serve --chown=0:0 /opt/venv /opt/venv
-COPY --chown=0:0 images/python-serve/sbom.cdx.json /opt/tutelage/sbom.cdx.json
 USER 65532:65532
 ENTRYPOINT ["python3", "-m", "tutelage"]
 CMD ["--help"]

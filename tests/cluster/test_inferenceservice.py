@@ -13,6 +13,7 @@ import pytest
 
 from tests.cluster import adapters, rollouts, valid
 from tests.cluster.adapters import condition, container, pod
+from tests.cluster.answers import merged
 from tests.cluster.bench import NAMESPACE, Site
 from tests.cluster.objects import INFERENCESERVICE, POD, Object
 from tutelage.errors import StepFailed
@@ -412,22 +413,7 @@ def test_a_smoke_deployment_that_an_earlier_launcher_left_is_adopted(stage: Stag
     assert stage.left() == [f"InferenceService/{STABLE}"]
 
 
-def merged(target: Any, patch: Any) -> Any:
-    """RFC 7386, as the RFC's own pseudocode has it."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merged(result.get(name), value)
-    return result
-
-
 def test_a_merge_patch_makes_one_object_of_another() -> None:
-    from tests.cluster.answers import merged
-
     found = {"a": 1, "b": {"c": 2, "d": [1, 2]}, "e": {"f": 1}, "g": None}
     wanted = {"b": {"d": [2], "h": 3}, "e": {"f": 1}, "i": {"j": 1}}
     patch = merge_patch(found, wanted)

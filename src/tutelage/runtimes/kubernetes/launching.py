@@ -32,7 +32,7 @@ from tutelage.runtimes.kubernetes.causes import CauseKind
 from tutelage.runtimes.kubernetes.clocks import Clocks
 from tutelage.runtimes.kubernetes.engine import Cancel, Collected, Ended, run_to_end
 from tutelage.runtimes.kubernetes.jobs import Job, Phase
-from tutelage.runtimes.kubernetes.names import Identity, label_value
+from tutelage.runtimes.kubernetes.names import Identity, label_value, request_location
 from tutelage.runtimes.kubernetes.pods import CACHE
 from tutelage.runtimes.kubernetes.settings import ClusterSettings
 from tutelage.runtimes.kubernetes.surroundings import Surroundings, surroundings
@@ -178,7 +178,7 @@ class _Work:
         request = replace(
             self.request, attempt=attempt, outputs=outputs, outcome=outcome, cache=CACHE, events=None, leashed=False
         )
-        locations.write_bytes(locations.join(self.requests, f"{job.name}.request.json"), request_json(request))
+        locations.write_bytes(request_location(self.requests, job.name), request_json(request))
 
     def collect(self, job: Job) -> Collected:
         """The outcome that tells most, and whether every output is there, complete and verified."""

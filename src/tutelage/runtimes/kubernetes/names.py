@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tutelage.contracts import locations
 from tutelage.contracts.digests import canonical_json, digest_of
 
 MAXIMUM_NAME = 45
@@ -115,6 +116,11 @@ def spec_hash(spec: Mapping[str, Any], labels: Mapping[str, str] | None = None) 
     if isinstance(kept.get("runPolicy"), Mapping):
         kept["runPolicy"] = {key: value for key, value in kept["runPolicy"].items() if key != "suspend"}
     return hashlib.sha256(canonical_json([kept, dict(labels or {})])).hexdigest()[:32]
+
+
+def request_location(requests: str, name: str) -> str:
+    """Where, among a run's `requests`, the request of the job `name` lies: written by its launcher, read by its pods."""
+    return locations.join(requests, f"{name}.request.json")
 
 
 def label_value(text: str) -> str:

@@ -16,11 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
-from tutelage.contracts import locations
 from tutelage.runtimes.appdef import launcher_flags, training_app
 from tutelage.runtimes.kubernetes import causes, pods
 from tutelage.runtimes.kubernetes.jobs import PYTORCHJOB, Object, Observation, Phase, Resource
-from tutelage.runtimes.kubernetes.names import Identity, metadata
+from tutelage.runtimes.kubernetes.names import Identity, metadata, request_location
 from tutelage.runtimes.kubernetes.settings import ClusterSettings
 from tutelage.step.resources import Resources, amount
 
@@ -63,7 +62,7 @@ class PyTorchJob:
     @property
     def request(self) -> str:
         """Location of the request that this launch of the job reads."""
-        return locations.join(self.requests, f"{self.name}.request.json")
+        return request_location(self.requests, self.name)
 
     @property
     def world_size(self) -> int:

@@ -17,11 +17,10 @@ from pathlib import Path
 from typing import Self
 
 import tutelage
-from tutelage.contracts import locations
 from tutelage.errors import InvalidInput
 from tutelage.runtimes.kubernetes import causes, pods
 from tutelage.runtimes.kubernetes.jobs import SPARKAPPLICATION, Object, Observation, Phase, Resource
-from tutelage.runtimes.kubernetes.names import Identity, metadata
+from tutelage.runtimes.kubernetes.names import Identity, metadata, request_location
 from tutelage.runtimes.kubernetes.settings import ClusterSettings
 from tutelage.step.resources import Resources, amount
 
@@ -89,7 +88,7 @@ class SparkApplication:
     @property
     def request(self) -> str:
         """Location of the request that this launch of the job reads."""
-        return locations.join(self.requests, f"{self.name}.request.json")
+        return request_location(self.requests, self.name)
 
     @property
     def body(self) -> Object:

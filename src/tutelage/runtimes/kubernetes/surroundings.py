@@ -7,9 +7,7 @@ import os
 from dataclasses import dataclass
 
 from tutelage.runtimes.kubernetes.api import POD, Api, ApiError
-from tutelage.runtimes.kubernetes.clocks import Clocks
 from tutelage.runtimes.kubernetes.names import Owner
-from tutelage.runtimes.kubernetes.reaping import cancel_run
 
 log = logging.getLogger("tutelage")
 #: KFP's launcher sets it in every task's pod; a pod's host name is its name, cut off at 63 characters.
@@ -44,15 +42,3 @@ def surroundings(api: Api, run: str) -> Surroundings:
         str((metadata.get("labels") or {}).get(RUN_LABEL) or run),
         Owner(name=str(owner["name"]), uid=str(owner["uid"])) if owner else None,
     )
-
-
-def cancel_this_run(run: str, namespace: str | None = None, *, clocks: Clocks | None = None) -> list[str]:
-    """Delete what the run of this pod left: the exit handler's part. Gives the names of what was there.
-
-    `run` is used outside a pipeline, where no label says it.
-    """
-    api = Api.connect(namespace)
-    found, left = cancel_run(api, surroundings(api, run).run, clocks=clocks)
-    if left:
-        log.warning("deleted, but still there: %s", ", ".join(left))
-    return found

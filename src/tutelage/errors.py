@@ -6,6 +6,7 @@
     ├── GateRefused                3   refused    policy, signature or licence said no
     ├── BudgetSpent                4   budget     tokens, time or money ran out before anything useful existed
     └── StepFailed                 1   failed     started and did not finish
+        ├── NotFinite              1   failed     a loss, gradient or weight is NaN or infinite
         └── StoreError             1   failed     payloads, manifests and the places they live
             └── CorruptPayload     1   failed     files differ from what their manifest says
 
@@ -86,6 +87,10 @@ class BudgetSpent(TutelageError):
 
 class StepFailed(TutelageError):
     """A step started and did not finish."""
+
+
+class NotFinite(StepFailed):
+    """Training left the numbers: NaN or infinity. The same data and settings would do it again."""
 
 
 class StoreError(StepFailed):

@@ -4,7 +4,8 @@
     site.train(lambda job, index: pods.life(index))          # PyTorchJob: the pod's own torchrun
     site.spark(lambda application, role: pods.spark_life(application, role))
 
-What the container prints stands in the pod's log, its exit code and its termination message in the pod's status.
+What the container prints stands in the pod's log, its exit code and its termination message in the pod's status. A pod that is
+deleted takes its process along.
 """
 
 from __future__ import annotations
@@ -13,16 +14,21 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
+
 from tests.cluster.nodes import Nodes
-from tests.cluster.objects import Object
+from tests.cluster.objects import POD, Change, Object
 from tests.cluster.operators import Action, Life, schedule, start
 from tests.s3 import free_ports
+from tutelage.runtimes.kubernetes.pods import CACHE
 from tutelage.runtimes.leash import leash
 from tutelage.runtimes.settings import Settings
 from tutelage.runtimes.spark import spark_environment
 from tutelage.step import repository_root
+from tutelage.step.context import CACHE_VARIABLE
 
 ROOT = repository_root()
 
@@ -34,7 +40,20 @@ class LocalPods:
         self.nodes, self.folder = nodes, folder
         self.started: list[str] = []
         """Names of pods whose command was started."""
+        self._processes: dict[str, subprocess.Popen[str]] = {}
         folder.mkdir(parents=True, exist_ok=True)
+        nodes.cluster.watchers.append(self._seen)
+
+    def _seen(self, change: Change) -> None:
+        metadata = change.after["metadata"]
+        process = self._processes.get(metadata.get("uid", "")) if change.kind is POD else None
+        if process is not None and change.what == "DELETED":
+            _end(process)
+
+    def close(self) -> None:
+        """Leave no process behind."""
+        for process in self._processes.values():
+            _end(process)
 
     def life(self, index: int) -> Life:
         """A training worker: the pod's command, as the operator would start it, the endpoint of worker 0 in its environment."""
@@ -58,13 +77,21 @@ class LocalPods:
         works: Action = lambda nodes, pod: self.run(pod, words, given | session)
         return [(1, schedule), (2, start), (3, works)]
 
+    def serve(self, pod: Object, host: str, port: int) -> None:
+        """A predictor: its model server, listening there and not on the pod's own network."""
+        words = [word.replace(CACHE, str(self.folder / pod["metadata"]["name"])) for word in _words(pod)]
+        for flag, value in (("--host", host), ("--port", str(port))):
+            words[words.index(flag) + 1] = value
+        self.run(pod, words, _environment(pod))
+
     def run(self, pod: Object, words: list[str], environment: dict[str, str]) -> None:
         """Start a pod's command; a thread brings what it prints and how it ends to the cluster."""
         name = pod["metadata"]["name"]
         message = self.folder / f"{name}.termination-log"
         own = {
             **os.environ, **environment, "TMPDIR": str(self.folder), "HOME": str(self.folder),
-            "TUTELAGE_TERMINATION_LOG": str(message), "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+            "TUTELAGE_TERMINATION_LOG": str(message), CACHE_VARIABLE: str(self.folder / name / "cache"),
+            "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
         }  # fmt: skip
         for variable in ("KUBECONFIG", "TUTELAGE_SETTINGS", "TUTELAGE_RUN", "TUTELAGE_RUN_FOLDER"):
             own.pop(variable, None)
@@ -72,6 +99,7 @@ class LocalPods:
             leash(words), env=own, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )  # fmt: skip
         self.started.append(name)
+        self._processes[pod["metadata"]["uid"]] = process
         threading.Thread(target=self._follow, args=(pod, process, message), daemon=True).start()
 
     def _follow(self, pod: Object, process: subprocess.Popen[str], message: Path) -> None:
@@ -86,6 +114,15 @@ class LocalPods:
         with self.nodes.cluster.time.lock:
             if self.nodes.alive(pod):
                 self.nodes.finish(pod, code if code >= 0 else 128 - code, None, typed)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill it and what it started."""
+    if process.poll() is None:
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        process.kill()
 
 
 def _words(pod: Object) -> list[str]:

@@ -55,8 +55,6 @@ class Place:
             monkeypatch.delenv(name, raising=False)
         for name, value in self.environment.items():
             monkeypatch.setenv(name, value)
-        # The mount of an emptyDir in a pod; here the folder that stands for it.
-        monkeypatch.setattr(launching, "CACHE", str(folder / "cache"))
 
     def _tick(self) -> None:
         while not self.site.time.closed:

@@ -15,7 +15,7 @@ from tests.cluster.objects import PYTORCHJOB, Object
 from tests.cluster.operators import Action, Life, finish, schedule, start
 from tests.contracts import payloads
 from tutelage.contracts import locations
-from tutelage.errors import InvalidInput, StepFailed
+from tutelage.errors import InvalidInput, NotFinite
 from tutelage.runtimes.kubernetes import launching
 from tutelage.runtimes.kubernetes.surroundings import Surroundings
 from tutelage.step import Request
@@ -164,7 +164,7 @@ def test_a_refused_input_comes_back_as_the_step_said_it(site: Site) -> None:
 
 
 def test_a_loss_that_is_no_number_is_typed_and_not_tried_again(site: Site) -> None:
-    nan = StepFailed("loss is nan at step 3 of 9; nothing was saved after it", hint="lower it")
+    nan = NotFinite("loss is nan at step 3 of 9; nothing was saved after it", hint="lower it")
     site.train(lambda job, index: [(1, schedule), (2, start), (5, breaks(nan)), (6, finish(1))])
     code, outcome = launch(site)
     assert (code, outcome["outcome"], outcome["kind"]) == (1, "failed", "nan")

@@ -190,8 +190,15 @@ def _unknown(where: str, key: str, known: Sequence[str]) -> Problem:
 def _without_resources(task: Planned) -> tuple[Any, list[Problem]]:
     """The values for the Config, and what is wrong with a run's `resources`, which steps that run as jobs take beside them."""
     description = describe(task.step)
-    if description.runtime == "process" or not isinstance(task.values, Mapping):
+    if not isinstance(task.values, Mapping):
         return task.values, []
+    if description.runtime == "process":
+        if KEY not in task.values or KEY in load(task.step).Config.model_fields:
+            return task.values, []
+        kept = {name: value for name, value in task.values.items() if name != KEY}
+        message = f"{task.step} runs in Kubeflow's own pod, whose resources are fixed when the pipeline is compiled"
+        hint = f"change them in components/{task.step}/component.yaml, then `tutelage compile`"
+        return kept, [Problem(task.place(KEY), message, hint)]
     values, changes = without_resources(task.values)
     try:
         if changes:

@@ -26,8 +26,8 @@ from dataclasses import replace  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
 from tutelage.contracts import locations  # noqa: E402
-from tutelage.errors import TutelageError  # noqa: E402
-from tutelage.step.context import Request  # noqa: E402
+from tutelage.errors import NotFinite, TutelageError  # noqa: E402
+from tutelage.step.context import CACHE_VARIABLE, Request  # noqa: E402
 from tutelage.step.description import load  # noqa: E402
 from tutelage.step.running import execute  # noqa: E402
 
@@ -71,10 +71,9 @@ def main(arguments: list[str]) -> NoReturn:
 def fetch(uri: str) -> Request:
     """The request at `uri`, with places of this pod in it. Raises StoreError, FileNotFoundError."""
     request = Request(**json.loads(locations.read_bytes(uri)))
-    cache = (
-        Path(os.environ.get("TMPDIR", tempfile.gettempdir())) if not writable(request.cache) else Path(request.cache)
-    )
-    return replace(request, cache=str(cache), events=STANDARD_OUTPUT, leashed=False)
+    mounted = os.environ.get(CACHE_VARIABLE)
+    cache = mounted if mounted and writable(mounted) else os.environ.get("TMPDIR", tempfile.gettempdir())
+    return replace(request, cache=cache, events=STANDARD_OUTPUT, leashed=False)
 
 
 def writable(folder: str) -> bool:
@@ -110,9 +109,7 @@ def kind_of(error: BaseException) -> str | None:
         return "budget"
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "OutOfMemoryError" in message:
         return "out_of_memory"
-    if message.startswith(
-        ("loss is nan", "loss is inf", "loss is -inf", "gradient norm is nan", "gradient norm is inf")
-    ):
+    if isinstance(error, NotFinite):
         return "nan"
     return None
 

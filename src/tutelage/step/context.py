@@ -19,6 +19,8 @@ from tutelage.contracts.manifest import Manifest
 from tutelage.errors import InvalidInput
 
 PROGRESS_INTERVAL_SECONDS = 0.5
+#: Where a pod of a cluster keeps downloads: said by the pod, since only it knows what is mounted there.
+CACHE_VARIABLE = "TUTELAGE_CACHE"
 log = logging.getLogger("tutelage")
 
 
@@ -35,7 +37,7 @@ class Request:
     scratch: str
     """Location that outlives attempts of the same step key: checkpoints."""
     cache: str
-    """Local folder for downloads."""
+    """Local folder for downloads. In a pod of a cluster CACHE_VARIABLE says it instead."""
     outcome: str
     """Where outcome.json goes."""
     step_key: str

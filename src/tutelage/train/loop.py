@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from tutelage.errors import BudgetSpent, StepFailed
+from tutelage.errors import BudgetSpent, NotFinite
 from tutelage.train import checkpoints
 from tutelage.train.budget import Clock
 from tutelage.train.checkpoints import Progress
@@ -77,7 +77,7 @@ class Trainer:
     def run(self, clock: Clock, report: Report) -> str | None:
         """Train to the end, or to where the budget is spent. Gives "budget" in that case, else None.
 
-        Raises StepFailed when a loss, gradient or weight is not finite, BudgetSpent when no step could be made.
+        Raises NotFinite when a loss, gradient or weight is, BudgetSpent when no step could be made.
         """
         self.model.train()
         stop = self._time_is_up(clock)
@@ -150,7 +150,7 @@ class Trainer:
         if math.isfinite(loss) and math.isfinite(norm):
             return
         what, value = ("loss", loss) if not math.isfinite(loss) else ("gradient norm", norm)
-        raise StepFailed(
+        raise NotFinite(
             f"{what} is {value} at step {self.progress.step + 1} of {self.steps}; nothing was saved after it",
             hint="lower optimiser.learning_rate or lengthen schedule.warmup_fraction; at step 1 the base model itself is broken",
         )

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 
-from tutelage.errors import StepFailed
+from tutelage.errors import NotFinite, StepFailed
 
 #: Numbers summed in one call: 64 MiB of float32.
 BUCKET_NUMBERS = 16 * 1024 * 1024
@@ -94,11 +94,11 @@ class Replicated:
             parameter.grad.mul_(factor)
 
     def require_sound(self, step: int) -> None:
-        """Raise StepFailed when a weight is not finite, or when ranks have drifted apart."""
+        """Raise NotFinite when a weight is not, StepFailed when ranks have drifted apart."""
         total = sum(float(parameter.detach().double().sum().item()) for parameter in self._parameters)
         finite = all(bool(torch.isfinite(parameter).all()) for parameter in self._parameters)
         if not (finite and math.isfinite(total)):
-            raise StepFailed(
+            raise NotFinite(
                 f"weights are not finite after step {step}; nothing was saved", hint="lower optimiser.learning_rate"
             )
         everybody = torch.zeros(self._ranks.size, dtype=torch.float64, device=self._ranks.device)

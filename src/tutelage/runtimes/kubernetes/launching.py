@@ -33,7 +33,6 @@ from tutelage.runtimes.kubernetes.clocks import Clocks
 from tutelage.runtimes.kubernetes.engine import Cancel, Collected, Ended, run_to_end
 from tutelage.runtimes.kubernetes.jobs import Job, Phase
 from tutelage.runtimes.kubernetes.names import Identity, label_value, request_location
-from tutelage.runtimes.kubernetes.pods import CACHE
 from tutelage.runtimes.kubernetes.settings import ClusterSettings
 from tutelage.runtimes.kubernetes.surroundings import Surroundings, surroundings
 from tutelage.step import Request, append_event, describe, request_json
@@ -176,7 +175,7 @@ class _Work:
         outputs = {name: self.store.attempt(kind, self.request.step_key, attempt) for name, kind in self.writes.items()}
         outcome = locations.join(self.requests, job.name + OUTCOME_SUFFIX)
         request = replace(
-            self.request, attempt=attempt, outputs=outputs, outcome=outcome, cache=CACHE, events=None, leashed=False
+            self.request, attempt=attempt, outputs=outputs, outcome=outcome, cache="", events=None, leashed=False
         )
         locations.write_bytes(request_location(self.requests, job.name), request_json(request))
 

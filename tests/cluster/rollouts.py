@@ -83,7 +83,6 @@ class StandardMode(Operator):
                 self.cluster.delete(POD, pod["metadata"]["name"], pod["metadata"]["namespace"])
 
     def _report(self, service: Object, pods: list[Object], generation: int, failure: tuple[str, str] | None) -> None:
-        name, namespace = service["metadata"]["name"], service["metadata"]["namespace"]
         ready = any(is_ready(pod) for pod in pods)
         state = "False" if failure else "True" if ready else "False"
         reason, message = failure or (("MinimumReplicasAvailable", "") if ready else ("MinimumReplicasUnavailable", ""))
@@ -96,9 +95,13 @@ class StandardMode(Operator):
             "modelStatus": self._model(pods, ready=state == "True"),
         }  # fmt: skip
         if ready:
-            new["address"] = {"url": f"http://{name}-predictor.{namespace}.svc.cluster.local"}
+            new["address"] = {"url": self.address_of(service)}
         if new != service.get("status"):
             self.set_status(service, new)
+
+    def address_of(self, service: Object) -> str:
+        """Where its Service is found inside the cluster."""
+        return f"http://{service['metadata']['name']}-predictor.{service['metadata']['namespace']}.svc.cluster.local"
 
     def _model(self, pods: list[Object], *, ready: bool) -> Object:
         status = pods[0].get("status", {}) if pods else {}

@@ -10,16 +10,18 @@ from typing import Any
 import pytest
 
 from tests.cluster import rollouts
+from tests.cluster.api_server import Fault
 from tests.cluster.bench import NAMESPACE, Site
-from tests.cluster.objects import INFERENCESERVICE, Object
+from tests.cluster.objects import INFERENCESERVICE, Object, Refused
+from tests.cluster.promotions import NEW, OLD, Stage, written
 from tests.library.release.line import RULES, Line, make_line
 from tests.library.serve.tiny_model import write_tiny_model
 from tutelage.contracts.store import Store
 from tutelage.errors import GateRefused, StepFailed
 from tutelage.runtimes import cluster, launch
-from tutelage.runtimes.kubernetes import promotion
+from tutelage.runtimes.kubernetes import readiness
 from tutelage.runtimes.kubernetes.api import Api
-from tutelage.runtimes.kubernetes.promotion import Patience
+from tutelage.runtimes.kubernetes.readiness import Patience
 from tutelage.runtimes.settings import Settings
 from tutelage.serve.smoke import served
 from tutelage.step import Request, describe, load
@@ -59,7 +61,7 @@ class Task:
             self.asked.append(found["metadata"]["name"])
             return endpoint
 
-        monkeypatch.setattr(promotion, "address_of", address_of)
+        monkeypatch.setattr(readiness, "address_of", address_of)
         monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
 
     def run(self, **config: Any) -> tuple[int, str]:
@@ -141,6 +143,68 @@ def test_the_exit_handler_deletes_jobs_and_smoke_deployments_of_its_run_and_neve
     assert left == ["InferenceService/deploy-run-2-0123456789", STABLE, "Workflow/wf"]
     events = (tmp_path / "runs" / "run-1" / "events.jsonl").read_text()
     assert "deploy-run-1-0123456789" in events and site.job.name in events
+
+
+class Exit:
+    """The exit handler of run-1 in its pod, on a cluster where that run's deploy task was killed in mid-promotion."""
+
+    def __init__(self, site: Site) -> None:
+        self.site, self.stage = site, Stage(site, site.folder)
+        self.settings = Settings(
+            runs=str(site.folder / "runs"), store=str(site.folder / "store"), cluster=site.settings
+        )
+        assert self.settings.cluster is not None
+        self.stage.records = cluster._records(self.settings, self.settings.cluster, site.api)
+        self.before = self.stage.serve(OLD)
+        self.smoke = self.stage.service(NEW)
+        site.api.create(self.smoke.resource, self.smoke.body)
+        site.api.create(site.job.resource, site.job.body)
+        self.stage.half(NEW)
+
+    def run(self) -> list[str]:
+        """Gives the warnings of the run's events."""
+        events = self.site.folder / "clean.jsonl"
+        request = Request(
+            step="plan/clean", config={}, inputs={}, outputs={}, scratch="", cache=str(self.site.folder / "cache"),
+            outcome=str(self.site.folder / "outcome.json"), step_key="k" * 32, attempt="a", code_version="c", run="run-1",
+            label="clean", events=str(events), settings={"locks": str(self.site.folder / "locks")},
+        )  # fmt: skip
+        assert self.settings.cluster is not None
+        code, _ = cluster.clean(
+            request, self.site.folder / "clean.log", self.site.folder / "lock", self.settings, self.settings.cluster,
+            api=self.site.api, patience=self.stage.patience,
+        )  # fmt: skip
+        assert code == 0
+        said = [json.loads(line) for line in events.read_text().splitlines()]
+        return [event["message"] for event in said if event["event"] == "warning"]
+
+    def left(self) -> list[str]:
+        return [name for name in self.site.cluster.everything(NAMESPACE) if not name.startswith("Pod/")]
+
+
+def test_the_exit_handler_gives_back_what_its_killed_deploy_task_left_half_promoted(site: Site) -> None:
+    ended = Exit(site)
+    assert ended.run() == [
+        "tutelage-model has its earlier spec again (run run-1 left its promotion unfinished)",
+        f"deleted, left by this run: {', '.join(sorted([ended.smoke.name, site.job.name]))}",
+        "tutelage-model serves its earlier spec again",
+    ]
+    assert written(ended.stage.stable()) == written(ended.before) and ended.stage.behind("tutelage-model") == ["a"]
+    assert ended.left() == [STABLE, "Workflow/wf"] and ended.stage.recorded() == []
+
+
+@pytest.mark.parametrize("what", ["store", "API server"])
+def test_the_exit_handler_does_the_rest_where_a_promotion_cannot_be_given_back(site: Site, what: str) -> None:
+    ended = Exit(site)
+    if what == "store":
+        ended.settings = ended.settings.model_copy(update={"store": "nowhere://bucket"})
+    else:
+        refused = Refused(403, "Forbidden", "inferenceservices is forbidden")
+        site.server.faults.append(Fault("refuse", verb="patch", answer=refused))
+    first, second = ended.run()
+    assert ("nowhere://bucket" if what == "store" else "is not given back: inferenceservices is forbidden") in first
+    assert second.startswith("deleted, left by this run: ")
+    assert ended.left() == [STABLE, "Workflow/wf"] and len(ended.stage.recorded()) == 1
 
 
 def test_settings_without_a_lasting_store_or_registry_are_refused_before_the_start() -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,17 +12,15 @@ from tests.cluster import adapters, rollouts, valid
 from tests.cluster.adapters import condition, container, pod
 from tests.cluster.answers import merged
 from tests.cluster.bench import NAMESPACE, Site
-from tests.cluster.objects import INFERENCESERVICE, POD, Object
+from tests.cluster.objects import INFERENCESERVICE, Object
+from tests.cluster.promotions import NEW, OLD, SMOKE, STABLE, Stage, crashing, refuse, written
 from tutelage.errors import StepFailed
-from tutelage.runtimes.kubernetes import promotion
 from tutelage.runtimes.kubernetes.causes import CauseKind
-from tutelage.runtimes.kubernetes.inferenceservice import RELEASE_LABEL, InferenceService, address_of
+from tutelage.runtimes.kubernetes.inferenceservice import RELEASE_LABEL, address_of
 from tutelage.runtimes.kubernetes.jobs import INFERENCESERVICE as RESOURCE
 from tutelage.runtimes.kubernetes.jobs import Phase
-from tutelage.runtimes.kubernetes.names import Owner
-from tutelage.runtimes.kubernetes.promotion import Patience, deploy, merge_patch, release_of
-
-OLD, NEW = "a" * 64, "b" * 64
+from tutelage.runtimes.kubernetes.readiness import Patience
+from tutelage.runtimes.kubernetes.replacing import merge_patch, release_of
 
 
 def body(**more: Any) -> dict[str, Any]:
@@ -186,72 +181,9 @@ def test_the_address_is_kserves_or_else_the_services() -> None:
 # Promotion, over HTTP against the fake API server.
 
 
-class Stage:
-    """A cluster with KServe, and what promotion did on it."""
-
-    def __init__(
-        self, site: Site, folder: Path, life: Callable[[Object], Any] = lambda service: rollouts.SERVES
-    ) -> None:
-        self.site, self.record = site, str(folder / "record.json")
-        self.kserve = rollouts.StandardMode(site.nodes, INFERENCESERVICE, life=life)
-        self.patience = Patience(now=site.time.now, sleep=site.time.sleep, start_seconds=900)
-        self.asked: list[tuple[str, list[str]]] = []
-
-    def service(self, digest: str) -> InferenceService:
-        made = adapters.service(digest=digest)
-        owner = Owner(name="wf", uid=self.site.workflow["metadata"]["uid"])
-        return replace(made, identity=replace(made.identity, owner=owner))
-
-    def ask(self, address: str) -> None:
-        """A probe: notes whom it asked, and which models stood behind the name at that moment."""
-        name = address.removeprefix("http://").split("-predictor.")[0]
-        self.asked.append((name, self.behind(name)))
-
-    def behind(self, name: str) -> list[str]:
-        pods = self.site.cluster.all(POD, NAMESPACE)
-        mine = [item for item in pods if item["metadata"]["labels"]["serving.kserve.io/inferenceservice"] == name]
-        return sorted({item["spec"]["containers"][0]["args"][3][:1] for item in mine if rollouts.is_ready(item)})
-
-    def deploy(self, digest: str, probe: Callable[[str], None] | None = None) -> str:
-        return deploy(
-            self.site.api, self.service(digest), probe or self.ask, record=self.record, patience=self.patience
-        )
-
-    def stable(self) -> Object:
-        return self.site.cluster.get(INFERENCESERVICE, "tutelage-model", NAMESPACE)
-
-    def left(self) -> list[str]:
-        self.site.time.sleep(60)
-        return [name for name in self.site.cluster.everything(NAMESPACE) if name.startswith("InferenceService/")]
-
-
 @pytest.fixture
 def stage(site: Site, tmp_path: Path) -> Stage:
     return Stage(site, tmp_path)
-
-
-SMOKE = adapters.service().name
-STABLE = "tutelage-model"
-
-
-def refuse(*names: str) -> Callable[[str], None]:
-    """A probe that does not hold at endpoints of these names."""
-
-    def probe(address: str) -> None:
-        if any(name in address for name in names):
-            raise StepFailed("required probes failed: generate")
-
-    return probe
-
-
-def crashing(digest: str, *names: str) -> Callable[[Object], Any]:
-    """Pods of this model crash under these names."""
-
-    def life(service: Object) -> Any:
-        its = service["spec"]["predictor"]["containers"][0]["args"][3] == digest
-        return rollouts.CRASHES if its and service["metadata"]["name"] in names else rollouts.SERVES
-
-    return life
 
 
 def test_the_first_release_is_probed_under_its_own_name_and_then_promoted(stage: Stage) -> None:
@@ -260,7 +192,7 @@ def test_the_first_release_is_probed_under_its_own_name_and_then_promoted(stage:
     assert stage.asked == [(SMOKE, ["a"]), (STABLE, ["a"])]
     assert stage.left() == [f"InferenceService/{STABLE}"]
     assert "ownerReferences" not in stage.stable()["metadata"]
-    assert not Path(stage.record).exists()
+    assert stage.recorded() == []
 
 
 def test_the_next_release_takes_over_when_its_own_pods_serve(stage: Stage) -> None:
@@ -314,15 +246,11 @@ def test_what_does_not_serve_under_the_stable_name_gives_it_back(site: Site, tmp
     before = stage.stable()
     with pytest.raises(StepFailed):
         stage.deploy(NEW, refuse(STABLE))
-    after = stage.stable()
-    assert after["spec"] == before["spec"]
-    assert {part: after["metadata"][part] for part in ("labels", "annotations")} == {
-        part: before["metadata"][part] for part in ("labels", "annotations")
-    }
-    site.time.sleep(120)
-    assert stage.behind(STABLE) == ["a"]
+    # Not only told to, it does: and so it was said.
+    assert stage.behind(STABLE) == ["a"] and stage.told[-1] == f"{STABLE} serves its earlier spec again"
+    assert written(stage.stable()) == written(before)
     assert stage.left() == [f"InferenceService/{STABLE}"]
-    assert not Path(stage.record).exists()
+    assert stage.recorded() == []
 
 
 def test_the_earlier_release_serves_all_the_time_that_a_bad_one_fails(site: Site, tmp_path: Path) -> None:
@@ -342,23 +270,6 @@ def test_where_nothing_was_before_nothing_is_left(stage: Stage) -> None:
     with pytest.raises(StepFailed, match="required probes failed"):
         stage.deploy(OLD, refuse(STABLE))
     assert stage.left() == []
-
-
-@pytest.mark.parametrize("good", [True, False])
-def test_a_killed_launcher_finds_what_was_there_before(stage: Stage, good: bool) -> None:
-    stage.deploy(OLD)
-    before = stage.stable()
-    # A process that is killed runs no handler: only what it had put there and recorded is left.
-    promotion._take_over(stage.site.api, stage.service(NEW).promoted(), stage.record, stage.patience)
-    assert json.loads(Path(stage.record).read_text())["before"]["spec"] == before["spec"]
-    if good:
-        assert stage.deploy(NEW)
-        assert stage.behind(STABLE) == ["b"]
-    else:
-        with pytest.raises(StepFailed):
-            stage.deploy(NEW, refuse(STABLE))
-        assert stage.stable()["spec"] == before["spec"]
-    assert stage.left() == [f"InferenceService/{STABLE}"]
 
 
 def test_promoting_again_what_serves_already_changes_nothing(stage: Stage) -> None:

@@ -3,7 +3,7 @@
 spark, torch    a job of their own (kubernetes/launching.py), which this pod follows
 process         here, in the pod that Kubeflow started
 serve/deploy    here too, but what it asks is an InferenceService that is started, promoted and, if need be, put back around it
-plan/clean      here, and then what the run left on the cluster is deleted
+plan/clean      here, and then what the run left on the cluster is deleted, and a promotion that it left half-way is given back
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,11 @@ from tutelage.contracts.store import Store, new_attempt
 from tutelage.contracts.verdicts import require_pass
 from tutelage.errors import InvalidInput
 from tutelage.runtimes import process
-from tutelage.runtimes.kubernetes import launching, promotion, reaping
+from tutelage.runtimes.kubernetes import launching, promotion, promotion_records, reaping
 from tutelage.runtimes.kubernetes.api import Api
 from tutelage.runtimes.kubernetes.inferenceservice import InferenceService
 from tutelage.runtimes.kubernetes.names import Identity
-from tutelage.runtimes.kubernetes.promotion import Patience
+from tutelage.runtimes.kubernetes.readiness import Patience
 from tutelage.runtimes.kubernetes.settings import ClusterSettings
 from tutelage.runtimes.kubernetes.surroundings import surroundings
 from tutelage.runtimes.settings import Settings
@@ -64,20 +65,34 @@ def start(
 
 
 def clean(
-    request: Request, log_file: Path, lock: Path, settings: Settings, cluster: ClusterSettings
+    request: Request,
+    log_file: Path,
+    lock: Path,
+    settings: Settings,
+    cluster: ClusterSettings,
+    *,
+    api: Api | None = None,
+    patience: Patience | None = None,
 ) -> tuple[int, str]:
-    """End what the run left in this pod and on the cluster, and jobs of other runs that lost their Workflow."""
+    """End what the run left in this pod and on the cluster, and jobs of other runs that lost their Workflow.
+
+    A promotion left half-way is given back first, since users talk to it, and its earlier spec is waited for last of all.
+    """
     exit_code = process.run(request, log_file, lock, settings)
-    api = Api.connect(cluster.namespace)
+    api = api or Api.connect(cluster.namespace)
     run = surroundings(api, request.run).run
+    tell, records = partial(_warn, request), _records(settings, cluster, api)
+    waits = promotion.recover(api, cluster.deployment.name, records, run=run, tell=tell)
     found, left = reaping.cancel_run(api, run)
     smoke, stuck = reaping.cancel_smoke(api, run, stable=cluster.deployment.name)
     orphans, kept = reaping.reap(api)
     for what, names in (("left by this run", found + smoke), ("of a run that is gone", orphans)):
         if names:
-            _warn(request, f"deleted, {what}: {', '.join(sorted(names))}")
+            tell(f"deleted, {what}: {', '.join(sorted(names))}")
     if still := sorted({*left, *stuck, *kept}):
-        _warn(request, f"deleted, but still there (a finalizer?): {', '.join(still)}")
+        tell(f"deleted, but still there (a finalizer?): {', '.join(still)}")
+    for wait in waits:
+        wait(patience or _patience(cluster))
     return exit_code, request.attempt
 
 
@@ -104,14 +119,21 @@ def deploy(
         process.run(_asking(request, settings, address, attempt), log_file, lock, settings)
         attempts.append(attempt)
 
-    record = locations.join(settings.store_root, "scratch", "promotions", f"{cluster.deployment.name}.json")
-    patience = patience or Patience(
-        start_seconds=service.needs.timeouts.start_seconds or cluster.clocks.start_seconds,
-        grace_seconds=cluster.clocks.grace_seconds,
-    )
+    records = _records(settings, cluster, api)
+    patience = patience or _patience(cluster, service.needs.timeouts.start_seconds)
     with _signals_raised():
-        promotion.deploy(api, service, probe, record=record, patience=patience)
+        promotion.deploy(api, service, probe, records=records, patience=patience, tell=partial(_warn, request))
     return 0, attempts[-1]
+
+
+def _records(settings: Settings, cluster: ClusterSettings, api: Api) -> str:
+    return promotion_records.folder_of(settings.store_root, api.namespace, cluster.deployment.name)
+
+
+def _patience(cluster: ClusterSettings, start_seconds: int | None = None) -> Patience:
+    """The step's own limit, else the installation's."""
+    clocks = cluster.clocks
+    return Patience(start_seconds=start_seconds or clocks.start_seconds, grace_seconds=clocks.grace_seconds)
 
 
 def _service(request: Request, cluster: ClusterSettings, api: Api) -> tuple[InferenceService, Api]:

@@ -16,7 +16,10 @@
     surroundings.py  the run and the Workflow that this pod belongs to
     launching.py     what launch() calls for a step of runtime `spark` or `torch`
 
-    pods.py pytorchjob.py sparkapplication.py torchx_scheduler.py inferenceservice.py promotion.py    the resources themselves
+    promotion.py     a released model takes over the stable name, or what was there serves again
+    promotion_records.py, replacing.py, readiness.py    what a promotion replaced; putting one spec for another; waiting for it
+
+    pods.py pytorchjob.py sparkapplication.py torchx_scheduler.py inferenceservice.py    the resources themselves
 
 Importing this package loads none of it: settings are read on laptops that have no Kubernetes client.
 """

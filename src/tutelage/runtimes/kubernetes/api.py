@@ -1,9 +1,9 @@
 """The Kubernetes API as the engine needs it: raw JSON in and out, transient trouble outlived, everything else typed.
 
 429 (with its Retry-After), 5xx, refused and reset connections and timeouts are tried again with jittered back-off, as long as
-`budget_seconds` lasts: an API server may restart under us. A 401 makes the credentials be read again, once: tokens of service
-accounts rotate. A create whose answer was lost is not sent again; the caller looks first. Written against what kubernetes
-clients 30 and 37 share: configuration, auth settings and the connection pool.
+`budget_seconds` lasts: an API server may restart under us, and deny us what we may do while it comes up. A 401 makes the
+credentials be read again, once: tokens of service accounts rotate. A create whose answer was lost is not sent again; the
+caller looks first. Written against what kubernetes clients 30 and 37 share: configuration, auth settings, connection pool.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+import re
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -44,6 +45,11 @@ REQUEST_SECONDS = 30
 SILENCE_SECONDS = 300
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
 RETRIED = frozenset({429, 500, 502, 503, 504})
+#: An API server that has just started refuses everybody until it has read its roles and accounts, before it says that it is
+#: ready: what only a role or a token is said to lack is asked for again for so long.
+DOUBTED_SECONDS = 20
+#: What the authoriser says; quotas, webhooks and policies refuse in other words.
+DENIED = re.compile(r"\bcannot \S+ resource\b")
 
 
 class ApiError(StepFailed):
@@ -55,6 +61,8 @@ class ApiError(StepFailed):
         """`status` is 0 where no answer came; `reason` is the server's word (AlreadyExists, Expired) or one of ours."""
         super().__init__(message, hint=hint)
         self.status, self.reason, self.retryable = status, reason, retryable
+        self.doubtful = status == 401 or (status == 403 and DENIED.search(message) is not None)
+        """Whether a server that has just started may say so of an account that has the right."""
         self.wait_seconds: float | None = None
         """What the server's Retry-After asks for."""
 
@@ -266,8 +274,10 @@ class Api:
                     continue
                 if error.reason == "ConnectionLost" and once:
                     raise ApiError(0, "ReplyLost", error.message, retryable=True) from error
-                wait = self.backoff(tries, error)
-                if not error.retryable or self._now() - started + wait > self.budget_seconds:
+                wait, budget = self.backoff(tries, error), self.budget_seconds if error.retryable else 0
+                if error.doubtful:
+                    budget = min(DOUBTED_SECONDS, self.budget_seconds)
+                if self._now() - started + wait > budget:
                     raise
                 log.info("%s %s: %s; again in %.1f s", method, path.rsplit("/", 1)[-1], error.message, wait)
                 self._sleep(wait)

@@ -163,8 +163,8 @@ class InferenceService:
 ENVIRONMENT: Mapping[str, str] = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
 
 
-def observe(found: Object | None, pods: Sequence[Object], events: Sequence[Object], release: str) -> Observation:
-    """What KServe's status and the pods say of `release`."""
+def observe(found: Object | None, pods: Sequence[Object], events: Sequence[Object], release: str | None) -> Observation:
+    """What KServe's status and the pods say of `release`; None means pods that are not ours."""
     if found is None:
         return Observation(phase=Phase.GONE, reason="NotFound", message="the InferenceService does not exist")
     status = found.get("status") or {}

@@ -32,6 +32,8 @@ OVERLAP = timedelta(seconds=2)
 #: How far back lines are remembered: a node's clock may be set back so far, and no line is lost or doubled.
 REMEMBERED = timedelta(minutes=15)
 AGAIN_SECONDS = 1.0
+#: How often a denial is doubted: a server that has just started denies what it will soon allow (api.py).
+DOUBTED_TRIES = 6
 LINE = re.compile(rb"(?P<stamp>\d{4}-\d\d-\d\dT\S+) (?P<where>\S+) (?P<text>.*)")
 Passed = Callable[[dict[str, Any]], None]
 
@@ -234,7 +236,7 @@ class _Source:
                 before = restarts > read
                 there = self._read(previous=before, follow=not (before or ended or gone))
             except (ApiError, OSError) as error:
-                if not isinstance(error, ApiError) or not error.retryable:
+                if not isinstance(error, ApiError) or not (error.retryable or (error.doubtful and tries < DOUBTED_TRIES)):
                     self._tear(str(error))
                     return
                 self.refusal = error

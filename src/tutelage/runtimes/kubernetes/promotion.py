@@ -3,245 +3,254 @@
     smoke deployment ─ ready ─ probes ─▶ stable name: keep the spec it has, put ours ─ ready ─ probes ─▶ promoted
        └ deleted, however it ends                 └─────────── not ready, or a probe fails ─▶ the spec it had, ready again
 
-The spec that was there is kept in the store before ours replaces it (never as an annotation: KServe copies those to pods, so a
-change of one starts a roll-out). A launcher that is killed half-way and comes back finds it, and can still go back.
+The spec that was there is kept in the store (promotion_records.py) until ours is known to serve. A launcher that is killed
+half-way leaves it to a retry of its task, to its run's exit handler (`recover`), and to whoever promotes next: that one goes back
+to what was known to serve too, never to a half-promoted spec. Of two runs that promote at once the last to put its spec counts;
+the other sees that, fails, and touches nothing.
 """
 
 from __future__ import annotations
 
-import json
 import logging
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from functools import partial
 
 from tutelage.contracts import locations
-from tutelage.errors import StepFailed
+from tutelage.errors import StepFailed, TutelageError
+from tutelage.runtimes.kubernetes import promotion_records, reaping
 from tutelage.runtimes.kubernetes.api import INFERENCESERVICE, Api, ApiError
-from tutelage.runtimes.kubernetes.causes import Cause
-from tutelage.runtimes.kubernetes.inferenceservice import RELEASE_LABEL, InferenceService, address_of
-from tutelage.runtimes.kubernetes.jobs import Object, Phase
+from tutelage.runtimes.kubernetes.inferenceservice import InferenceService
+from tutelage.runtimes.kubernetes.jobs import Object
+from tutelage.runtimes.kubernetes.promotion_records import Record, Tell
+from tutelage.runtimes.kubernetes.readiness import Earlier, Patience, await_gone, standing, wait_until_ready
+from tutelage.runtimes.kubernetes.replacing import described, is_leaving, new_body, over, put, release_of
 
 log = logging.getLogger("tutelage")
 #: Asks an endpoint everything it promises; raises StepFailed when it does not hold.
 Probe = Callable[[str], None]
+#: What is left to wait for once something was put back; says how it ended.
+Wait = Callable[[Patience], None]
 CONFLICT, NO_ANSWER = 409, 0
-#: How many pods serve belongs to the service, not to the release: kept when another release takes over.
-SCALE_FIELDS = ("minReplicas", "maxReplicas", "scaleTarget", "scaleMetric", "scaleMetricType", "autoScaling")
-#: The parts of an object that are ours to write.
-DESCRIBED = ("labels", "annotations")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Patience:
-    """How long to wait, and how; `now` and `sleep` are given by tests."""
-
-    start_seconds: float = 1800
-    """Longest wait until a deployment serves."""
-    grace_seconds: float = 120
-    """How long an image that cannot be pulled, or a denied quota, must persist."""
-    delete_seconds: float = 120
-    """Longest wait until a smoke deployment is gone."""
-    poll_seconds: float = 3
-    """Between two looks."""
-    now: Callable[[], float] = time.monotonic
-    sleep: Callable[[float], None] = time.sleep
-
-
-def deploy(api: Api, service: InferenceService, probe: Probe, *, record: str, patience: Patience | None = None) -> str:
+def deploy(
+    api: Api,
+    service: InferenceService,
+    probe: Probe,
+    *,
+    records: str,
+    patience: Patience | None = None,
+    tell: Tell = log.warning,
+) -> str:
     """Smoke deployment, probes, promotion. Gives the address of the stable endpoint. Raises StepFailed, ApiError."""
     patience = patience or Patience()
     with smoke(api, service, patience=patience) as address:
         probe(address)
-        return promote(api, service, probe, record=record, patience=patience)
+        return promote(api, service, probe, records=records, patience=patience, tell=tell)
 
 
 @contextmanager
 def smoke(api: Api, service: InferenceService, *, patience: Patience) -> Iterator[str]:
     """The address of `service` under its run's own name while the block lasts. Raises StepFailed when it never serves."""
-    _ensure(api, service, patience)
+    _ensure(api, service.body, patience)
     try:
         yield wait_until_ready(api, service, patience)
     finally:
-        _remove(api, service.name, patience)
+        _clear(api, service.name, patience)
 
 
-def promote(api: Api, service: InferenceService, probe: Probe, *, record: str, patience: Patience | None = None) -> str:
+def promote(
+    api: Api,
+    service: InferenceService,
+    probe: Probe,
+    *,
+    records: str,
+    patience: Patience | None = None,
+    tell: Tell = log.warning,
+) -> str:
     """Let the stable name serve this release. Gives its address.
 
-    `record` is a location in the store for the spec that was there. When the release does not come to serve, or a probe
-    fails, that spec is put back and waited for (a service that was not there before is deleted), and StepFailed is raised.
+    `records` is the folder in the store for what promotions replace. When the release does not come to serve, or a probe fails,
+    the spec that served before is put back and waited for (a service that was not there before is deleted), and StepFailed
+    is raised. It has succeeded when its record is removed: until then the exit handler gives it back.
     """
     patience, stable = patience or Patience(), service.promoted()
-    before = _take_over(api, stable, record, patience)
+    found = api.get(INFERENCESERVICE, stable.name)
+    if found is not None and is_leaving(found):
+        # Deleted by somebody, and held by a finalizer: nothing to keep, and to be waited for.
+        found = None
+    record = _begin(found, stable, records, tell)
     try:
+        _take_over(api, stable, found, patience)
         address = wait_until_ready(api, stable, patience)
         probe(address)
+        standing(api.get(INFERENCESERVICE, stable.name), stable)
+        _succeed(stable, records, tell)
     except BaseException as error:
-        _give_back(api, stable, before, patience, error)
-        locations.remove(record)
+        _undo(api, stable, record, patience, tell, error)
         raise
-    locations.remove(record)
     log.info("%s serves model %s at %s", stable.name, stable.digest[:12], address)
     return address
 
 
-def wait_until_ready(api: Api, service: InferenceService, patience: Patience) -> str:
-    """Wait until pods of this release, and no others, serve. Gives the address. Raises StepFailed with the cause."""
-    started = patience.now()
-    doubted: tuple[str, float] | None = None
-    said = ""
-    while True:
-        found = api.get(INFERENCESERVICE, service.name)
-        uid = found["metadata"].get("uid") if found else None
-        events = api.events(INFERENCESERVICE.kind, service.name, uid) if found else []
-        seen = service.observe(found, api.pods(service.pod_selector()), events)
-        if seen.phase is Phase.SUCCEEDED and found is not None:
-            return address_of(found, service.namespace)
-        if seen.phase.terminal:
-            raise _failure(service, f"{seen.reason}: {seen.message}", seen.cause)
-        if f"{seen.reason} {seen.message}" != said:
-            said = f"{seen.reason} {seen.message}"
-            log.info("%s: %s %s", service.name, seen.phase, said)
-        passed = patience.now()
-        doubted = _doubt(doubted, seen.cause, passed)
-        if doubted is not None and passed - doubted[1] >= patience.grace_seconds:
-            raise _failure(service, f"{seen.reason}: {seen.message}", seen.cause)
-        if passed - started >= patience.start_seconds:
-            raise _failure(service, f"not ready within {patience.start_seconds:g} s: {said}", seen.cause)
-        patience.sleep(patience.poll_seconds)
+def recover(api: Api, name: str, records: str, *, run: str, tell: Tell) -> list[Wait]:
+    """Give back what launchers that were killed left half-promoted: of `run`, and of runs whose Workflow is gone.
 
-
-def _doubt(doubted: tuple[str, float] | None, cause: Cause | None, now: float) -> tuple[str, float] | None:
-    """Since when the same kind of cause is seen."""
-    if cause is None:
-        return None
-    return doubted if doubted is not None and doubted[0] == cause.kind else (cause.kind, now)
-
-
-def _failure(service: InferenceService, what: str, cause: Cause | None) -> StepFailed:
-    why = f" ({cause.kind}: {cause.message})" if cause is not None else ""
-    return StepFailed(
-        f"InferenceService {service.name} does not serve: {what}{why}", hint=cause.hint if cause else None
-    )
-
-
-def _ensure(api: Api, service: InferenceService, patience: Patience) -> None:
-    """Create the object, or adopt the one of this release that an earlier launcher made, or that a lost answer was about."""
-    found = api.get(INFERENCESERVICE, service.name)
-    if found is not None and found["metadata"].get("deletionTimestamp"):
-        _remove(api, service.name, patience)
-    try:
-        api.create(INFERENCESERVICE, service.body)
-    except ApiError as error:
-        found = api.get(INFERENCESERVICE, service.name) if error.status in (NO_ANSWER, CONFLICT) else None
-        if found is None or release_of(found) != service.release:
-            raise
-
-
-def _take_over(api: Api, stable: InferenceService, record: str, patience: Patience) -> Object | None:
-    """Put our spec under the stable name. Gives the object that was there before, None where there was none."""
-    found = api.get(INFERENCESERVICE, stable.name)
-    if found is not None and release_of(found) == stable.release:
-        # Ours already: an earlier launcher put it, and may have left what was there before.
-        return _recorded(record, found)
-    locations.write_bytes(record, json.dumps({"release": stable.release, "before": found}).encode())
-    if found is None:
-        _ensure(api, stable, patience)
-        return None
-    _put(api, found, _over(found, stable.body))
-    return found
-
-
-def _recorded(record: str, found: Object) -> Object | None:
-    if not locations.exists(record):
-        return found
-    kept = json.loads(locations.read_bytes(record))
-    return kept["before"] if kept["release"] == release_of(found) else found
-
-
-def _over(found: Object, ours: Object) -> Object:
-    """Our object with the service's own scale, and with the labels and annotations that others put on it."""
-    predictor = ours["spec"]["predictor"]
-    kept = {name: value for name, value in found["spec"].get("predictor", {}).items() if name in SCALE_FIELDS}
-    described = {**ours["metadata"]}
-    for name in ("labels", "annotations"):
-        described[name] = {**found["metadata"].get(name, {}), **ours["metadata"].get(name, {})}
-    return {**ours, "metadata": described, "spec": {**ours["spec"], "predictor": {**predictor, **kept}}}
-
-
-def _put(api: Api, found: Object, wanted: Object) -> Object:
-    """Make spec, labels and annotations of `found` those of `wanted`. Raises StepFailed when somebody else was faster.
-
-    A merge-patch, so that the launcher's role needs no `update`; with the resource version, so that it fits what was read.
+    Gives what is left to wait for. What goes wrong is told, and its record stays for the next one to try.
     """
-    name, described = found["metadata"]["name"], {"resourceVersion": found["metadata"]["resourceVersion"]}
-    for part in DESCRIBED:
-        described[part] = merge_patch(found["metadata"].get(part) or {}, wanted["metadata"].get(part) or {})
+    waits: list[Wait] = []
     try:
-        return api.patch(
-            INFERENCESERVICE, name, {"metadata": described, "spec": merge_patch(found["spec"], wanted["spec"])}
-        )
-    except ApiError as error:
-        if error.status != CONFLICT:
-            raise
-        raise StepFailed(
-            f"InferenceService {name} was changed by somebody else while it was promoted",
-            hint="run the same command again: it starts from what is there now",
-        ) from error
+        known, torn = promotion_records.read(records, tell)
+        if (own := promotion_records.location_of(records, run)) in torn:
+            locations.remove(own)
+    except (StepFailed, OSError) as error:
+        tell(f"{name}: records of promotions cannot be read from {records}: {_words(error)}")
+        return waits
+    for record in sorted(known, key=lambda one: one.run != run):
+        try:
+            if record.run == run or (record.owner is not None and reaping.is_gone(api, record.owner)):
+                waits += filter(None, [_recover(api, name, record, tell)])
+        except (StepFailed, OSError) as error:
+            tell(f"{name}: the promotion that run {record.run} left unfinished is not given back: {_words(error)}")
+    return waits
 
 
-def merge_patch(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """The JSON merge patch (RFC 7386) that makes `wanted` of `found`: what is not wanted any more is null."""
-    patch: dict[str, Any] = {name: None for name in found if name not in wanted}
-    for name, value in wanted.items():
-        if name not in found:
-            patch[name] = value
-        elif isinstance(value, Mapping) and isinstance(found[name], Mapping):
-            if inner := merge_patch(found[name], value):
-                patch[name] = inner
-        elif value != found[name]:
-            patch[name] = value
-    return patch
+def _recover(api: Api, name: str, record: Record, tell: Tell) -> Wait | None:
+    found = api.get(INFERENCESERVICE, name)
+    if found is not None and not is_leaving(found) and release_of(found) == record.release:
+        return _give_back(api, name, record, f"run {record.run} left its promotion unfinished", tell, Patience())
+    if record.before is not None and (found is None or is_leaving(found)):
+        tell(f"{name} was deleted after run {record.run} had left its promotion unfinished; not made again")
+    promotion_records.remove([record])
+    return None
 
 
-def _give_back(
-    api: Api, stable: InferenceService, before: Object | None, patience: Patience, error: BaseException
+def _begin(found: Object | None, stable: InferenceService, records: str, tell: Tell) -> Record | None:
+    """Record what is gone back to when this promotion fails; None where this release stands there and nothing else is known.
+
+    What stands there, unless a record says that it was never known to serve: then what that promotion replaced.
+    """
+    known, _ = promotion_records.read(records, tell)
+    own = promotion_records.location_of(records, stable.identity.run)
+    serving = release_of(found) if found is not None else None
+    unfinished = [one for one in known if (one.release == serving if found is not None else one.location == own)]
+    unfinished.sort(key=lambda one: one.location != own)
+    if unfinished:
+        before = unfinished[0].before
+    elif serving == stable.release:
+        return None
+    else:
+        before = described(found) if found is not None else None
+    if serving != stable.release:
+        # Of runs that died before or long ago: from now on they would seem to be about what we put.
+        promotion_records.remove(one for one in known if one.release == stable.release and one.location != own)
+    record = promotion_records.new_record(records, stable.identity, stable.release, before)
+    promotion_records.write(record)
+    return record
+
+
+def _take_over(api: Api, stable: InferenceService, found: Object | None, patience: Patience) -> None:
+    """Put our spec under the stable name. Raises StepFailed when somebody else was faster."""
+    if found is None:
+        _ensure(api, stable.body, patience)
+    elif release_of(found) != stable.release:
+        put(api, found, over(found, stable.body), still=lambda now: described(now) == described(found))
+
+
+def _succeed(stable: InferenceService, records: str, tell: Tell) -> None:
+    """This release is known to serve: nobody goes back from it any more. Our own record goes last. Raises StoreError."""
+    own = promotion_records.location_of(records, stable.identity.run)
+    known, _ = promotion_records.read(records, tell)
+    promotion_records.remove(one for one in known if one.release == stable.release and one.location != own)
+    locations.remove(own)
+
+
+def _undo(
+    api: Api, stable: InferenceService, record: Record | None, patience: Patience, tell: Tell, error: BaseException
 ) -> None:
-    """Put back what was there before, unless the stable name serves something else by now. Never hides `error`."""
-    found = api.get(INFERENCESERVICE, stable.name)
-    if found is None or release_of(found) != stable.release:
-        log.warning("%s is no longer what was promoted; left as it is", stable.name)
+    """Go back because of `error`, and wait until that serves. Never hides `error`."""
+    if record is None:
+        tell(f"{stable.name}: no earlier spec is known; left as it is")
         return
-    if before is None:
-        log.warning("%s is deleted: nothing was there before, and this release failed: %s", stable.name, error)
-        _remove(api, stable.name, patience)
+    try:
+        wait = _give_back(api, stable.name, record, _words(error), tell, patience)
+    except (StepFailed, OSError) as problem:
+        tell(f"{stable.name}: not given back, which the run's exit handler tries again: {_words(problem)}")
         return
-    if release_of(before) == stable.release:
-        log.warning("%s: no earlier spec is known; left as it is", stable.name)
-        return
-    _put(api, found, before)
-    log.warning("%s has its earlier spec again: %s", stable.name, error)
+    if wait is not None and isinstance(error, Exception):
+        wait(patience)
+    elif wait is not None:
+        tell(f"{stable.name}: not waited for, since this pod is to end")
 
 
-def _remove(api: Api, name: str, patience: Patience) -> None:
-    """Delete and wait until gone; what stays (a stuck finalizer) is said, not waited for."""
+def _give_back(api: Api, name: str, record: Record, why: str, tell: Tell, patience: Patience) -> Wait | None:
+    """Put back what was there before, unless the name was given something else by now, and remove the record.
+
+    Gives what is left to wait for: whatever ends that wait, nothing is lost.
+    """
+    found = api.get(INFERENCESERVICE, name)
+    there = found is not None and not is_leaving(found)
+    wait: Wait | None = None
+    if found is not None and there and release_of(found) != record.release:
+        tell(f"{name} is not what this run put there; left as it is ({why})")
+    elif record.before is None:
+        wait = _delete(api, name)
+        tell(f"{name} is deleted: nothing was there before ({why})")
+    else:
+        if found is not None and there:
+            put(api, found, record.before, still=lambda now: release_of(now) == record.release and not is_leaving(now))
+            tell(f"{name} has its earlier spec again ({why})")
+        else:
+            _ensure(api, new_body(name, record.before), patience)
+            tell(f"{name} was deleted by somebody and is made again with its earlier spec ({why})")
+        earlier = Earlier(name=name, namespace=api.namespace, release=release_of(record.before))
+        wait = partial(_await_earlier, api, earlier, tell)
+    promotion_records.remove([record])
+    return wait
+
+
+def _await_earlier(api: Api, earlier: Earlier, tell: Tell, patience: Patience) -> None:
+    try:
+        wait_until_ready(api, earlier, patience)
+    except StepFailed as error:
+        # An ApiError too: it was put back, and that is what counts.
+        tell(f"{earlier.name} has its earlier spec, but is not seen to serve it: {_words(error)}")
+    else:
+        tell(f"{earlier.name} serves its earlier spec again")
+
+
+def _ensure(api: Api, body: Object, patience: Patience) -> None:
+    """Create the object, or adopt the one of this release that an earlier launcher made, or that a lost answer was about."""
+    name = str(body["metadata"]["name"])
+    found = api.get(INFERENCESERVICE, name)
+    if found is not None and is_leaving(found):
+        await_gone(api, name, found["metadata"]["uid"], patience)
+    try:
+        api.create(INFERENCESERVICE, body)
+    except ApiError as error:
+        found = api.get(INFERENCESERVICE, name) if error.status in (NO_ANSWER, CONFLICT) else None
+        if found is None or is_leaving(found) or release_of(found) != release_of(body):
+            raise
+
+
+def _clear(api: Api, name: str, patience: Patience) -> None:
+    """Delete a smoke deployment and wait. Never hides how its use ended: the run's exit handler deletes what is left."""
+    try:
+        if wait := _delete(api, name):
+            wait(patience)
+    except ApiError as error:
+        log.warning("InferenceService %s is left to the run's exit handler: %s", name, error.message)
+
+
+def _delete(api: Api, name: str) -> Wait | None:
+    """Ask for deletion; None where nothing is there."""
     found = api.get(INFERENCESERVICE, name)
     if found is None:
-        return
-    uid = found["metadata"].get("uid")
-    api.delete(INFERENCESERVICE, name, uid)
-    started = patience.now()
-    while (left := api.get(INFERENCESERVICE, name)) is not None and left["metadata"].get("uid") == uid:
-        if patience.now() - started >= patience.delete_seconds:
-            log.warning("InferenceService %s is still there; finalizers: %s", name, left["metadata"].get("finalizers"))
-            return
-        patience.sleep(patience.poll_seconds)
+        return None
+    api.delete(INFERENCESERVICE, name, found["metadata"]["uid"])
+    return partial(await_gone, api, name, found["metadata"]["uid"])
 
 
-def release_of(found: Object) -> str | None:
-    """The release that an InferenceService was told to serve; None for one that is not ours."""
-    labels: dict[str, Any] = found.get("spec", {}).get("predictor", {}).get("labels") or {}
-    return labels.get(RELEASE_LABEL)
+def _words(error: BaseException) -> str:
+    return error.message if isinstance(error, TutelageError) else f"{type(error).__name__}: {error}".rstrip(": ")

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from tutelage.runtimes.kubernetes.api import Api, ApiError
 from tutelage.runtimes.kubernetes.clocks import Clocks
 from tutelage.runtimes.kubernetes.jobs import INFERENCESERVICE, JOB_KINDS, WORKFLOW, Object, Resource
-from tutelage.runtimes.kubernetes.names import MANAGED_BY, MANAGED_LABEL, RUN_LABEL, label_value, selector
+from tutelage.runtimes.kubernetes.names import MANAGED_BY, MANAGED_LABEL, RUN_LABEL, Owner, label_value, selector
 
 log = logging.getLogger("tutelage")
 POLL_SECONDS = 1.0
@@ -51,13 +51,13 @@ def _jobs(api: Api, labels: str, kinds: Iterable[Resource] = JOB_KINDS) -> Itera
 
 def _is_orphan(api: Api, item: Object) -> bool:
     owners = [owner for owner in item["metadata"].get("ownerReferences") or [] if owner.get("kind") == WORKFLOW.kind]
-    if not owners:
-        return False
-    for owner in owners:
-        workflow = api.get(WORKFLOW, str(owner["name"]))
-        if workflow is not None and workflow["metadata"]["uid"] == owner["uid"]:
-            return False
-    return True
+    return bool(owners) and all(is_gone(api, Owner(name=str(owner["name"]), uid=str(owner["uid"]))) for owner in owners)
+
+
+def is_gone(api: Api, workflow: Owner) -> bool:
+    """Whether a Workflow does not exist any more; another of its name is another."""
+    found = api.get(WORKFLOW, workflow.name)
+    return found is None or found["metadata"]["uid"] != workflow.uid
 
 
 def _delete(api: Api, jobs: Iterable[tuple[Resource, Object]], clocks: Clocks) -> tuple[list[str], list[str]]:

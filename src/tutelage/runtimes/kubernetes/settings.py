@@ -10,7 +10,7 @@ store = "tutelage-store"
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -37,6 +37,8 @@ class Images(Config):
 
     registry: str = "tutelage"
     """Prefix of every image, registry host and path; what follows it stands in images/digests.json."""
+    digests: dict[str, Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]] = Field(default_factory=dict)
+    """Image → digest of its manifest, for the pods of jobs; without it the tag that `images/build.py` gave."""
     pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
     """Kubernetes imagePullPolicy."""
     pull_secrets: tuple[str, ...] = ()
@@ -129,4 +131,6 @@ class ClusterSettings(Config):
 
     def image(self, name: str) -> str:
         """Reference of the image below images/`name`, pulled from this cluster's registry. Raises InvalidInput."""
+        if name in self.images.digests:
+            return f"{self.images.registry.rstrip('/')}/{name}@{self.images.digests[name]}"
         return reference(name, repository_root(), self.images.registry)

@@ -237,6 +237,9 @@ def upload(
 @set_option
 @runs_option
 @click.option("--upload", "upload_missing", is_flag=True, help="Upload the pipeline first where the server lacks it.")
+@click.option(
+    "--version", metavar="NAME", help="Version of the pipeline on the server, or latest (default: compiled/'s)."
+)
 @click.option("--experiment", metavar="NAME", help="Experiment that lists the run (default: the recipe's name).")
 @click.option("--service-account", metavar="NAME", help="Account of the run's pods (default: the manifests').")
 @click.option("--pipeline-root", metavar="URI", help="Where KFP keeps artifacts (default: the server's).")
@@ -244,8 +247,8 @@ def upload(
 @json_option
 def submit(
     recipe: str, host: str | None, token_file: str | None, namespace: str | None, assignments: tuple[str, ...],
-    runs: str | None, upload_missing: bool, experiment: str | None, service_account: str | None, pipeline_root: str | None,
-    cancel_on_interrupt: bool, as_json: bool,
+    runs: str | None, upload_missing: bool, version: str | None, experiment: str | None, service_account: str | None,
+    pipeline_root: str | None, cancel_on_interrupt: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Run RECIPE on Kubeflow: checked here first, then started and followed there. Exit code as `run`."""
     from tutelage.orchestrate.runs_table import summary
@@ -254,7 +257,7 @@ def submit(
 
     target = Target(
         host=host, namespace=namespace, experiment=experiment, service_account=service_account, token_file=token_file,
-        pipeline_root=pipeline_root,
+        pipeline_root=pipeline_root, version=version,
     )  # fmt: skip
     record, started = start(
         _recipe(recipe, assignments), _settings(runs), target, say=lambda line: click.echo(line, err=True),

@@ -7,10 +7,10 @@
     make e2e
 
 Needs what docs/install-on-kubeflow.md sets up, the images in the registry, and compiled files that name it
-(`tutelage compile --registry`). The account of KUBECONFIG must read our kinds of job, InferenceServices and pods there.
-Optional: TUTELAGE_E2E_TOKEN_FILE (a token for KFP), TUTELAGE_E2E_SERVICE_ACCOUNT, TUTELAGE_E2E_STABLE (name of the
-InferenceService, default tutelage-model), TUTELAGE_E2E_HOURS (longest time for a run, default 2). Exit code 0: everything held;
-1: something did not; 2: not set up.
+(`tutelage compile --registry`), uploaded already where the token may not upload (tutelage-submit). The account of KUBECONFIG
+must read our kinds of job, InferenceServices and pods there. Optional: TUTELAGE_E2E_TOKEN_FILE (a token for KFP),
+TUTELAGE_E2E_SERVICE_ACCOUNT, TUTELAGE_E2E_STABLE (name of the InferenceService, default tutelage-model), TUTELAGE_E2E_HOURS
+(longest time for a run, default 2). Exit code 0: everything held; 1: something did not; 2: not set up.
 """
 
 from __future__ import annotations

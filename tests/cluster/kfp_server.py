@@ -15,11 +15,11 @@ import email.policy
 import json
 import threading
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from google.protobuf import json_format
@@ -55,6 +55,19 @@ class Fault:
     retry_after: str = "0"
 
 
+class Runner(Protocol):
+    """The workflow engine behind a server: see stand_in.py."""
+
+    def start(self, run_id: str, documents: list[dict[str, Any]], parameters: Mapping[str, Any]) -> None:
+        """Begin a run of an uploaded file."""
+
+    def state(self, run_id: str) -> dict[str, Any]:
+        """`state` of the run and `tasks` with theirs."""
+
+    def terminate(self, run_id: str) -> None:
+        """Cancel it."""
+
+
 @dataclass
 class KfpServer:
     """Pipelines, versions, experiments and runs of one server."""
@@ -75,6 +88,8 @@ class KfpServer:
     runs: dict[str, dict[str, Any]] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
+    runner: Runner | None = None
+    """Who really runs what is started here; `script` says what is shown where nobody does."""
     page: str | None = None
     """An HTML page that stands before everything: a gateway's login."""
 
@@ -167,13 +182,19 @@ class KfpServer:
             raise Refused(400, "Failed to fetch a template with an invalid pipeline version reference")
         check_parameters(version["pipeline_spec"][0], body["runtime_config"].get("parameters", {}))
         script = [dict(step) for step in self.script]
-        return shown(keep(self.runs, "run_id", {**body, "script": script, "state": "PENDING"}))
+        run = keep(self.runs, "run_id", {**body, "script": script, "state": "PENDING"})
+        if self.runner is not None:
+            self.runner.start(run["run_id"], version["pipeline_spec"], body["runtime_config"].get("parameters", {}))
+        return shown(run)
 
     def get_run(self, query: dict[str, str], body: Any, run_id: str) -> Any:
         if run_id not in self.runs:
             raise Refused(404, f"Run {run_id} not found")
         run = self.runs[run_id]
-        step = run["script"].pop(0) if len(run["script"]) > 1 else run["script"][0]
+        if self.runner is not None:
+            step = self.runner.state(run_id)
+        else:
+            step = run["script"].pop(0) if len(run["script"]) > 1 else run["script"][0]
         if callable(step.get("do")):
             step.pop("do")()
         run["state"] = step["state"]
@@ -190,7 +211,10 @@ class KfpServer:
         return shown(run)
 
     def terminate_run(self, query: dict[str, str], body: Any, run_id: str) -> Any:
-        self.on_terminate(self.runs[run_id])
+        if self.runner is not None:
+            self.runner.terminate(run_id)
+        else:
+            self.on_terminate(self.runs[run_id])
         return {}
 
     # What all of them do.
@@ -204,6 +228,8 @@ class KfpServer:
 
     def paged(self, key: str, items: list[dict[str, Any]], query: dict[str, str]) -> Any:
         """Pages of two, so that everything that is more than a page is tested."""
+        if query.get("sort_by") == "created_at desc":
+            items = sorted(items, key=lambda item: item["created_at"], reverse=True)
         begin = int(query.get("page_token") or 0)
         page = {key: items[begin : begin + PAGE], "total_size": len(items)}
         more = begin + PAGE < len(items)
@@ -266,7 +292,7 @@ def strict(body: dict[str, Any], known: set[str]) -> None:
 
 def keep(items: dict[str, dict[str, Any]], key: str, body: dict[str, Any]) -> dict[str, Any]:
     identity = str(uuid.uuid4())
-    items[identity] = {**body, key: identity, "created_at": "2026-03-01T00:00:00Z"}
+    items[identity] = {**body, key: identity, "created_at": f"2026-03-01T00:00:{len(items):02}Z"}
     return items[identity]
 
 

@@ -295,6 +295,19 @@ def test_schedules_are_suspended_until_somebody_turns_them_on():
         assert job["spec"]["concurrencyPolicy"] == "Forbid"
 
 
+@pytest.mark.parametrize("name", TEAMS)
+def test_the_schedule_submits_the_newest_version_in_its_own_namespace_as_the_command_line_understands_it(name: str):
+    from tutelage.cli import submit
+
+    (pod,) = pods_of(overlay(name).of("CronJob"))
+    (container,) = pod["containers"]
+    assert container["command"][-3:-1] == ["tutelage", "submit"]
+    given = submit.make_context("submit", [container["command"][-1], *container["args"]]).params
+    assert (given["namespace"], given["version"]) == ("$(NAMESPACE)", "latest")
+    named = {item["name"]: item.get("valueFrom") for item in container["env"]}
+    assert named["NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
+
+
 def test_the_scheduled_recipe_names_a_pipeline_of_ours():
     from tutelage.orchestrate.recipes import read_recipe
 

@@ -9,7 +9,10 @@ import pytest
 
 from tests.cluster import adapters, schemas
 from tests.cluster.restricted import violations
+from tutelage.config import build
+from tutelage.errors import InvalidInput
 from tutelage.runtimes.kubernetes import pods
+from tutelage.runtimes.kubernetes.settings import ClusterSettings
 
 Template = dict[str, Any]
 
@@ -149,3 +152,14 @@ def test_what_a_run_asks_for_joins_what_the_installation_says() -> None:
     assert all(
         "shared-memory" not in {volume["name"] for volume in template["spec"]["volumes"]} for template in PLAIN.values()
     )
+
+
+def test_an_installation_may_pin_the_images_of_its_jobs() -> None:
+    digest = f"sha256:{'ab' * 32}"
+    settings = build(
+        ClusterSettings, {"images": {"registry": "registry.example.com/t/", "digests": {"python-torch": digest}}}
+    )
+    assert settings.image("python-torch") == f"registry.example.com/t/python-torch@{digest}"
+    assert settings.image("python-spark").startswith("registry.example.com/t/python-spark:")
+    with pytest.raises(InvalidInput, match="digests"):
+        build(ClusterSettings, {"images": {"digests": {"python-torch": "latest"}}})

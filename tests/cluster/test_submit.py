@@ -120,6 +120,24 @@ def test_a_version_that_the_server_lacks_is_refused_before_anything_is_made(shel
     assert shell.submit(upload_missing=False).exit_code == 0
 
 
+def test_the_newest_version_runs_where_that_is_asked_for_as_a_schedule_does(shell: Shell) -> None:
+    upload("llm_training", shell.server.url)
+    (first,) = shell.server.versions.values()
+    # Uploaded after the image was built, from compiled files that name its digest.
+    newer = {**first, "pipeline_version_id": "newer", "name": "sha-newer", "created_at": "2026-03-02T00:00:00Z"}
+    shell.server.versions = {"newer": newer, **shell.server.versions}
+    shell.submit(upload_missing=False, target={"version": "latest"})
+    assert shell.started.version == "sha-newer"
+    shell.submit(upload_missing=False, target={"version": first["name"]})
+    assert shell.started.version == first["name"]
+    ran = [run["pipeline_version_reference"]["pipeline_version_id"] for run in shell.server.runs.values()]
+    assert ran == ["newer", first["pipeline_version_id"]]
+    with pytest.raises(InvalidInput, match="has no version sha-gone of llm-training"):
+        shell.submit(upload_missing=False, target={"version": "sha-gone"})
+    with pytest.raises(InvalidInput, match="--version names another"):
+        shell.submit(target={"version": "latest"})
+
+
 def test_a_recipe_with_mistakes_reaches_no_server(server: KfpServer, tmp_path: Path) -> None:
     wrong = Recipe("wrong", "llm_training", {"seed": "seven"})
     with pytest.raises(InvalidInput, match="seed"):

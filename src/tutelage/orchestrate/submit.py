@@ -41,6 +41,8 @@ QUIET_SECONDS = 60.0
 FOLLOW_PATIENCE_SECONDS = 900.0
 FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
 UNFINISHED_STATES = ("PENDING", "RUNNING", "PAUSED", "CANCELING")
+#: What `--version` says for the newest on the server.
+LATEST = "latest"
 #: The task whose only work is to refuse.
 GATE = "enforce"
 Say = Callable[[str], None]
@@ -62,6 +64,8 @@ class Target:
     """File with a token for the server."""
     pipeline_root: str | None = None
     """Where KFP keeps its artifacts; the server's default when absent."""
+    version: str | None = None
+    """Version of the pipeline: a name, or `latest`; that of compiled/ when absent."""
 
 
 @dataclass(frozen=True)
@@ -130,23 +134,15 @@ def _uris(value: Any, where: str) -> Iterator[tuple[str, str]]:
 
 
 def start(api: KfpApi, recipe: Recipe, target: Target, upload_missing: bool) -> Started:
-    """Start the recipe's pipeline, in the version that stands in compiled/. Raises InvalidInput when the server lacks it."""
-    text = compiled_text(recipe.pipeline)
-    compiled = read_compiled(text)
+    """Start the recipe's pipeline, in the version asked for. Raises InvalidInput when the server lacks it."""
+    if upload_missing and target.version is not None:
+        raise InvalidInput("--upload brings the version of compiled/, --version names another", hint="give one of them")
     account = target.service_account or _run_account()
     if upload_missing:
-        uploaded = upload_text(api, text, target.namespace, current_commit())
-        pipeline_id, version_id = uploaded.pipeline_id, uploaded.version_id
+        uploaded = upload_text(api, compiled_text(recipe.pipeline), target.namespace, current_commit())
+        pipeline_id, version_id, name_of_version = uploaded.pipeline_id, uploaded.version_id, uploaded.version
     else:
-        pipeline = api.pipeline(compiled.pipeline, target.namespace)
-        version = find_version(api, str(pipeline["pipeline_id"]), compiled.version) if pipeline else None
-        if pipeline is None or version is None:
-            what = f"version {compiled.version} of {compiled.pipeline}" if pipeline else f"pipeline {compiled.pipeline}"
-            raise InvalidInput(
-                f"{api.host} has no {what}, which compiled/{recipe.pipeline}.yaml is",
-                hint=f"run `tutelage upload {recipe.pipeline}` with the same --host, or add --upload",
-            )
-        pipeline_id, version_id = str(pipeline["pipeline_id"]), str(version["pipeline_version_id"])
+        pipeline_id, version_id, name_of_version = _wanted_version(api, recipe, target)
     name = f"{datetime.now(UTC).strftime('%Y%m%d-%H%M%S')}-{recipe.name}-{secrets.token_hex(3)}"
     runtime: dict[str, Any] = {"parameters": dict(recipe.parameters)}
     if target.pipeline_root:
@@ -158,7 +154,28 @@ def start(api: KfpApi, recipe: Recipe, target: Target, upload_missing: bool) -> 
         "runtime_config": runtime, "service_account": account,
     }  # fmt: skip
     run_id = str(api.create_run(body)["run_id"])
-    return Started(run_id, name, compiled.version, f"{api.host}/#/runs/details/{run_id}")
+    return Started(run_id, name, name_of_version, f"{api.host}/#/runs/details/{run_id}")
+
+
+def _wanted_version(api: KfpApi, recipe: Recipe, target: Target) -> tuple[str, str, str]:
+    """Ids of pipeline and version, and the version's name. Raises InvalidInput when the server lacks it."""
+    compiled = read_compiled(compiled_text(recipe.pipeline))
+    wanted = target.version or compiled.version
+    pipeline = api.pipeline(compiled.pipeline, target.namespace)
+    found: Mapping[str, Any] | None = None
+    if pipeline is not None and wanted == LATEST:
+        found = next(iter(api.versions(str(pipeline["pipeline_id"]))), None)
+    elif pipeline is not None:
+        found = find_version(api, str(pipeline["pipeline_id"]), wanted)
+    if pipeline is None or found is None:
+        what = f"pipeline {compiled.pipeline}" if pipeline is None else f"version {wanted} of {compiled.pipeline}"
+        which = "" if target.version else f", which compiled/{recipe.pipeline}.yaml is"
+        raise InvalidInput(
+            f"{api.host} has no {what}{which}",
+            hint=f"run `tutelage upload {recipe.pipeline}` with the same --host, or add --upload",
+        )
+    name = str(found.get("name") or found.get("display_name"))
+    return str(pipeline["pipeline_id"]), str(found["pipeline_version_id"]), name
 
 
 def _run_account() -> str:

@@ -73,11 +73,7 @@ RUN --mount=type=secret,id=pip_conf,target=/etc/pip.conf \
 
 # ---------------------------------------------------------------- what every image starts from
 FROM ${BASE_IMAGE} AS runtime
-COPY --chown=0:0 images/layout.py /tmp/layout.py
-# No installer in what runs; the user has a name, since the JVM and getpass ask for one.
-RUN python3 /tmp/layout.py base / && rm /tmp/layout.py \
-    && echo 'tutelage:x:65532:65532:tutelage:/tmp:/usr/sbin/nologin' >> /etc/passwd \
-    && echo 'tutelage:x:65532:' >> /etc/group
+# Before the first RUN: what runs as root here must leave no byte code behind.
 ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     PYTHONPATH=/opt/tutelage:/opt/tutelage/src \
     PYTHONDONTWRITEBYTECODE=1 \
@@ -87,6 +83,11 @@ ENV PATH=/opt/venv/bin:/usr/local/bin:/usr/bin:/bin \
     HOME=/tmp \
     TMPDIR=/tmp \
     LANG=C.UTF-8
+COPY --chown=0:0 images/layout.py /tmp/layout.py
+# No installer in what runs; the user has a name, since the JVM and getpass ask for one.
+RUN python3 /tmp/layout.py base / && rm /tmp/layout.py \
+    && echo 'tutelage:x:65532:65532:tutelage:/tmp:/usr/sbin/nologin' >> /etc/passwd \
+    && echo 'tutelage:x:65532:' >> /etc/group
 COPY --from=code --chown=0:0 /opt/tutelage /opt/tutelage
 # Recipes name files from here; nothing is written here.
 WORKDIR /opt/tutelage

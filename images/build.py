@@ -19,11 +19,13 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import tutelage
-from images.digests import content_of
+from images.digests import EVERYWHERE, content_of
 from images.lock import IMAGES, ROOT
 from tutelage.step.images import CONTENT_CHARACTERS
 
 PINNED = re.compile(r".+@sha256:[0-9a-f]{64}")
+#: Whatever a build may copy must be what was committed.
+COPIED = (*EVERYWHERE, "compiled", "images")
 
 
 def command(arguments: argparse.Namespace, revision: str, epoch: int) -> list[str]:
@@ -78,9 +80,7 @@ def main() -> int:
     if arguments.print:
         print(shlex.join(line))
         return 0
-    if _git(
-        "status", "--porcelain", "--", *("Dockerfile", "src", "components", "pipelines", "images", "pyproject.toml")
-    ):
+    if _git("status", "--porcelain", "--", *COPIED):
         sys.exit(
             "error: the working tree differs from its commit\n\nhint: commit first: the label names what was built"
         )

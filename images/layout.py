@@ -25,7 +25,8 @@ import tomllib
 from pathlib import Path
 
 INSTALLERS = ("pip", "pip-*", "setuptools", "setuptools-*", "wheel", "wheel-*", "pkg_resources", "_distutils_hack")
-BINARY_FOLDERS = ("usr/bin", "usr/sbin", "usr/lib", "usr/libexec", "usr/local")
+#: What the builder mounts, and the one folder that everybody may write.
+NOT_OURS = {"dev", "proc", "sys", "tmp"}
 SPARK_FOLDERS = ("bin", "sbin", "jars", "python", "data")
 
 
@@ -44,10 +45,19 @@ def lay_base(root: Path) -> None:
         shutil.rmtree(root / Path(ensurepip.origin).parent.relative_to("/"))
     # Where Debian keeps what its ensurepip installs.
     shutil.rmtree(root / "usr/share/python-wheels", ignore_errors=True)
-    for folder in BINARY_FOLDERS:
-        for file in sorted(item for item in (root / folder).rglob("*") if item.is_file() and not item.is_symlink()):
-            if file.stat().st_mode & (stat.S_ISUID | stat.S_ISGID):
-                file.chmod(stat.S_IMODE(file.stat().st_mode) & ~(stat.S_ISUID | stat.S_ISGID))
+    take_rights(root)
+
+
+def take_rights(root: Path) -> None:
+    """No setuid or setgid bit anywhere, and nothing but /tmp that everybody may write (Debian: /var/tmp, /run/lock)."""
+    for folder, folders, files in os.walk(root):
+        if Path(folder) == root:
+            folders[:] = sorted(set(folders) - NOT_OURS)
+        for path in (Path(folder) / name for name in (*folders, *files)):
+            mode = path.lstat().st_mode
+            kept = stat.S_IMODE(mode) & ~(stat.S_ISUID | stat.S_ISGID | stat.S_IWOTH)
+            if kept != stat.S_IMODE(mode) and (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+                path.chmod(kept)
 
 
 def lay_packages(environment: Path, epoch: int) -> None:

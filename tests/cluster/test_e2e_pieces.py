@@ -1,6 +1,6 @@
 """The pieces of e2e.py against the fake servers: what it compares, what it calls a leftover, how it follows and cancels.
 
-The whole of it needs a real cluster (`make e2e`) and does not run here.
+The whole of it runs in test_e2e.py against a Kubeflow of this machine, and by `make e2e` against a real one.
 """
 
 from __future__ import annotations

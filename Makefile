@@ -8,13 +8,14 @@ STAMP := $(VENV)/.set-up
 LOCKS := requirements/laptop.lock requirements/ml-metadata.lock
 
 .DEFAULT_GOAL := help
-.PHONY: help setup java run test test-all e2e check format compile component lock bench pictures clean
+.PHONY: help setup java run test test-all test-control-plane e2e check format compile component lock bench pictures clean
 
 help:
 	@echo "make setup             create $(VENV) with what the lock says (once per change of the lock)"
 	@echo "make run               train, vet and release a small model here: $(RECIPE) (RECIPE=… for another)"
 	@echo "make test              the tests, without those marked slow"
 	@echo "make test-all          every test"
+	@echo "make test-control-plane  those on a real kube-apiserver and etcd, from the folder KUBEBUILDER_ASSETS"
 	@echo "make e2e               the tiny recipe on the cluster of KUBECONFIG: see tests/cluster/e2e.py for its settings"
 	@echo "make check             lint, format, types, imports, locks, and whether compiled/ is up to date"
 	@echo "make format            put every file into the shape that 'make check' asks for"
@@ -62,6 +63,12 @@ e2e: setup java
 
 test-all: setup java
 	$(BIN)/python -m pytest
+
+test-control-plane: setup
+	@test -n "$$KUBEBUILDER_ASSETS" || { echo 'error: KUBEBUILDER_ASSETS is not set' >&2; \
+	  echo 'hint: KUBEBUILDER_ASSETS=$$(setup-envtest use -p path) make $@' >&2; exit 2; }
+	$(BIN)/python -m pytest $(addprefix tests/cluster/,test_control_plane.py test_engine_on_control_plane.py \
+	  test_manifests_on_control_plane.py test_fake_is_faithful.py)
 
 check: setup
 	$(BIN)/ruff check .

@@ -50,6 +50,8 @@ class Watch:
         self.next_bookmark = time.seconds + BOOKMARK_SECONDS
         self.generation = api.stream_generation
         given = call.query.get("resourceVersion") or "0"
+        if not given.isdigit():
+            raise Refused(500, "", f'resourceVersion: Invalid value: "{given}": invalid resource version')
         self.version = int(given)
         self.first: list[Object] = []
         if given == "0":

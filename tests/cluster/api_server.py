@@ -296,10 +296,10 @@ class Handler(BaseHTTPRequestHandler):
             time.busy += 1
 
     def _watch(self, call: Call, fault: Fault | None) -> None:
-        self._begin_stream("application/json;stream=watch")
         time = self.api.cluster.time
         with time.lock:
             watch = Watch(self.api, call)
+            self._begin_stream("application/json;stream=watch")
             pieces = 0
             while True:
                 for event in watch.news():

@@ -50,33 +50,38 @@ class Site:
 
     def __init__(self, folder: Path, *, queue: str | None = None, workers: int = 2) -> None:
         self.folder = folder
-        self.time = FakeTime()
-        self.cluster = Cluster(self.time)
-        self.nodes = Nodes(self.cluster)
-        self.accounts = Accounts()
-        self.accounts.add("first")
         self.token = folder / "token"
-        self.token.write_text("first")
-        self.server = ApiServer(self.cluster, self.accounts, self.nodes)
-        self.server.start()
+        self.set_up()
         workflow = {"apiVersion": "argoproj.io/v1alpha1", "kind": "Workflow", "metadata": {"name": "wf"}, "spec": {}}
-        self.workflow = self.cluster.create(WORKFLOW, workflow, NAMESPACE)
+        self.workflow = self.cluster.create(WORKFLOW, workflow, self.namespace)
         self.store = Store(str(folder / "store"))
         self.log_file = folder / "train.log"
         self.events: list[tuple[str, dict[str, Any]]] = []
         self.prepared: list[str] = []
         self.cancel = Cancel()
-        self.settings = ClusterSettings(namespace=NAMESPACE, queue=queue, training_workers=workers)
+        self.settings = ClusterSettings(namespace=self.namespace, queue=queue, training_workers=workers)
         identity = Identity(
             run="run-1", task="train-sft", iteration=payloads.KEY, step="train/train",
             owner=Owner(name="wf", uid=self.workflow["metadata"]["uid"]),
         )  # fmt: skip
         self.job: Any = PyTorchJob(
-            identity=identity, namespace=NAMESPACE, settings=self.settings, needs=NEEDS, image="tutelage/python-torch:1",
+            identity=identity, namespace=self.namespace, settings=self.settings, needs=NEEDS, image="tutelage/python-torch:1",
             requests=str(folder / "requests"),
         )  # fmt: skip
         self.kueue = Kueue(self.cluster)
         self.api = self.connect()
+
+    def set_up(self) -> None:
+        """The cluster: its time, its API server, and the token of the run's account."""
+        self.namespace = NAMESPACE
+        self.time: Any = FakeTime()
+        self.cluster: Any = Cluster(self.time)
+        self.nodes = Nodes(self.cluster)
+        self.accounts = Accounts()
+        self.accounts.add("first")
+        self.token.write_text("first")
+        self.server = ApiServer(self.cluster, self.accounts, self.nodes)
+        self.server.start()
 
     def close(self) -> None:
         self.time.close()
@@ -95,7 +100,7 @@ class Site:
             configuration.connection_pool_maxsize = 64
             return client.ApiClient(configuration)
 
-        return Api(load, NAMESPACE, now=self.time.now, sleep=self.time.sleep)
+        return Api(load, self.namespace, now=self.time.now, sleep=self.time.sleep)
 
     # What pods do.
 
@@ -172,7 +177,7 @@ class Site:
     def check_left(self, *names: str) -> None:
         """After the garbage collector had its time, nothing is left but the Workflow and `names`."""
         self.time.sleep(40)
-        assert sorted(self.cluster.everything(NAMESPACE)) == sorted([*names, "Workflow/wf"])
+        assert sorted(self.cluster.everything(self.namespace)) == sorted([*names, "Workflow/wf"])
 
     def check_log(self) -> None:
         """Every line that a container printed stands in the task's log once, those of a pod in order."""

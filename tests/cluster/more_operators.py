@@ -33,11 +33,13 @@ class SparkOperator(Operator):
         elif state == "SUSPENDING":
             for pod in self.pods_of(application):
                 self.cluster.delete(POD, pod["metadata"]["name"], pod["metadata"]["namespace"])
-            self.set_status(application, {"applicationState": {"state": "SUSPENDED"}})
+            self.set_status(application, {"applicationState": {"state": "SUSPENDED"}, "driverInfo": {}})
         elif state == "SUSPENDED" and not application["spec"].get("suspend") and not self.pods_of(application):
             self._state(application, status, "RESUMING")
 
     def _state(self, application: Object, status: Object, state: str, error: str | None = None) -> None:
+        # Required by the schema; Go writes it even when it is empty.
+        status.setdefault("driverInfo", {})
         was = status.get("applicationState", {}).get("errorMessage")
         text = error or was
         status["applicationState"] = {"state": state} | ({"errorMessage": text} if text else {})
@@ -87,14 +89,15 @@ class SparkOperator(Operator):
         given = application["spec"].get(role, {})
         template = given.get("template") or {}
         own = {**given.get("labels", {}), **(template.get("metadata") or {}).get("labels", {})}
+        # Spark fills its own container into that of the template which has its name, and leaves the rest as it is.
         container = {"driver": "spark-kubernetes-driver", "executor": "spark-kubernetes-executor"}[role]
+        spec = template.get("spec") or {}
+        inner: Object = next((item for item in spec.get("containers", []) if item["name"] == container), {})
+        image = application["spec"].get("image", "")
         body = {
             "apiVersion": "v1", "kind": "Pod",
             "metadata": {"name": name, "labels": {**own, **labels}, "ownerReferences": [owned_by]},
-            "spec": {
-                **{name: value for name, value in template.get("spec", {}).items() if name == "activeDeadlineSeconds"},
-                "containers": [{"name": container, "image": application["spec"].get("image", "")}], "restartPolicy": "Never",
-            },
+            "spec": {**spec, "containers": [{**inner, "name": container, "image": image}], "restartPolicy": "Never"},
         }  # fmt: skip
         return self.cluster.create(POD, body, application["metadata"]["namespace"])
 

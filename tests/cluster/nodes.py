@@ -100,7 +100,7 @@ class Nodes:
 
     def accept(self, pod: Object) -> None:
         """A new pod, not yet scheduled."""
-        self.set(pod, lambda status: status.update(phase="Pending", qosClass="Burstable"))
+        self.set(pod, lambda status: status.update(phase="Pending"))
 
     def unschedulable(
         self, pod: Object, message: str = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."

@@ -155,6 +155,8 @@ class Cluster:
             before = self.get(kind, name, namespace)
             wanted = copy.deepcopy(before)
             wanted = change(wanted) or wanted
+            if wanted.get("metadata", {}).get("name", name) != name:
+                raise Refused(400, "BadRequest", "the name of the object does not match the name on the URL")
             given = wanted.get("metadata", {}).get("resourceVersion")
             if given is not None and given != before["metadata"]["resourceVersion"]:
                 message = f'Operation cannot be fulfilled on {kind.resource} "{name}": the object has been modified; '
@@ -169,7 +171,11 @@ class Cluster:
                 wanted["metadata"].pop(kept, None)
                 if kept in before["metadata"]:
                     wanted["metadata"][kept] = before["metadata"][kept]
-            wanted = self._checked(kind, wanted, strict=strict)
+            more = set(wanted["metadata"].get("finalizers") or []) - set(before["metadata"].get("finalizers") or [])
+            if more and "deletionTimestamp" in before["metadata"]:
+                text = f"metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted: {more}"
+                raise self._invalid(kind, name, [text])
+            wanted = self._checked(kind, wanted, strict=strict, changed=True)
             if wanted.get("spec") != before.get("spec"):
                 wanted["metadata"]["generation"] = before["metadata"]["generation"] + 1
             if wanted == before:
@@ -203,7 +209,11 @@ class Cluster:
             if (finalizers or graceful) and "deletionTimestamp" not in metadata:
                 before = copy.deepcopy(item)
                 metadata["deletionTimestamp"] = self.time.stamp()
-                metadata["deletionGracePeriodSeconds"] = 30 if grace_seconds is None else grace_seconds
+                # Only pods end gracefully. To the server the end of an object is a change of what is wanted.
+                metadata["deletionGracePeriodSeconds"] = (
+                    (30 if grace_seconds is None else grace_seconds) if graceful else 0
+                )
+                metadata["generation"] = metadata.get("generation", 1) + 1
                 if finalizers:
                     metadata["finalizers"] = finalizers
                 self._record("MODIFIED", kind, before, item)
@@ -242,6 +252,9 @@ class Cluster:
     # What follows is called with the lock held.
 
     def _new_metadata(self, kind: Kind, body: Object, namespace: str) -> Object:
+        if kind.group and body.get("apiVersion") == kind.api_version and body.get("kind") != kind.kind:
+            name = str((body.get("metadata") or {}).get("name", ""))
+            raise self._invalid(kind, name, [f'kind: Invalid value: "{body.get("kind")}": must be {kind.kind}'])
         if body.get("apiVersion") != kind.api_version or body.get("kind") != kind.kind:
             got = f"{body.get('apiVersion')}/{body.get('kind')}"
             raise Refused(
@@ -256,10 +269,14 @@ class Cluster:
         if "name" not in metadata and "generateName" in metadata:
             metadata["name"] = metadata["generateName"] + uuid.uuid4().hex[:5]
         if metadata.get("resourceVersion"):
-            raise Refused(400, "BadRequest", "resourceVersion should not be set on objects to be created")
+            # So it is: an error of the server's own, without a reason.
+            raise Refused(500, "", "resourceVersion should not be set on objects to be created")
         name = metadata.get("name", "")
         if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name) or len(name) > 253:
             raise self._invalid(kind, name, [f'metadata.name: Invalid value: "{name}": a lowercase RFC 1123 subdomain'])
+        for part in set(metadata) & {"labels", "annotations"}:
+            # Null is the empty string to Go.
+            metadata[part] = {key: "" if value is None else value for key, value in (metadata[part] or {}).items()}
         for label, value in (metadata.get("labels") or {}).items():
             fits = isinstance(value, str) and re.fullmatch(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?", value)
             if not fits or not re.fullmatch(r"([a-z0-9.-]{1,253}/)?[A-Za-z0-9][-A-Za-z0-9_.]{0,62}", label):
@@ -296,7 +313,7 @@ class Cluster:
         details = {"name": name, "group": kind.group, "kind": kind.plural}
         return Refused(409, "AlreadyExists", f'{leaving}{kind.resource} "{name}" already exists', details=details)
 
-    def _checked(self, kind: Kind, body: Object, *, strict: bool) -> Object:
+    def _checked(self, kind: Kind, body: Object, *, strict: bool, changed: bool = False) -> Object:
         schema = schemas.schema_of(kind.kind)
         if schema is None:
             return body
@@ -305,6 +322,8 @@ class Cluster:
         unknown = sorted(schemas.unknown_fields(schema, inner))
         if unknown and strict:
             fields = ", ".join(f'unknown field "{path}"' for path in unknown)
+            if changed:
+                raise self._invalid(kind, body["metadata"].get("name", ""), [fields])
             message = f'{kind.kind} in version "{kind.version}" cannot be handled as a {kind.kind}: '
             raise Refused(400, "BadRequest", f"{message}strict decoding error: {fields}")
         inner = schemas.defaulted(schema, schemas.pruned(schema, inner))

@@ -84,12 +84,20 @@ def pruned(schema: dict[str, Any], value: Any) -> Any:
     if not isinstance(value, dict) or schema.get("x-kubernetes-preserve-unknown-fields"):
         return value
     known, others = schema.get("properties", {}), schema.get("additionalProperties")
+    value = {name: item for name, item in value.items() if item is not None or _may_be_null(schema, name)}
     kept = {name: pruned(known[name], item) for name, item in value.items() if name in known}
     if isinstance(others, dict):
         kept |= {name: pruned(others, item) for name, item in value.items() if name not in known}
     elif others is True:
         kept |= {name: item for name, item in value.items() if name not in known}
     return {name: kept[name] for name in value if name in kept}
+
+
+def _may_be_null(schema: dict[str, Any], name: str) -> bool:
+    """Whether a null under this name is kept, to be stored or to be replaced by a default."""
+    others = schema.get("additionalProperties")
+    part = schema.get("properties", {}).get(name, others if isinstance(others, dict) else {"nullable": True})
+    return bool(part.get("nullable")) or "default" in part
 
 
 def defaulted(schema: dict[str, Any], value: Any) -> Any:

@@ -4,7 +4,8 @@
         kubeflow.environment          # KUBECONFIG, KF_PIPELINES_ENDPOINT …: what tests/cluster/e2e.py reads
 
 Real: the compiled pipeline as it was uploaded (run by kfp.local, a process a task), every step, Spark, torchrun, the model
-server, the object store, and all of Tutelage. Played: the API server, the scheduler, the operators and KFP's own server. A job's
+server, the object store, and all of Tutelage. Played: the scheduler, the operators and KFP's own server; and the API server,
+unless a real one is given (control_plane.py), which then has the roles of `manifests/` and enforces *restricted* pods. A job's
 pods are processes of this machine. All tasks of a run share one pod object, since kfp.local gives them one environment.
 """
 
@@ -29,20 +30,25 @@ import yaml
 from tests.cluster import rollouts
 from tests.cluster.access import Accounts
 from tests.cluster.api_server import ApiServer
+from tests.cluster.control_plane import ControlPlane
 from tests.cluster.fake_time import FakeTime
 from tests.cluster.kfp_server import KfpServer
+from tests.cluster.kubelet import Kubelet
 from tests.cluster.local_pods import ROOT, LocalPods
+from tests.cluster.manifests import overlay
 from tests.cluster.more_operators import SparkOperator
 from tests.cluster.nodes import Nodes
 from tests.cluster.objects import INFERENCESERVICE, POD, PYTORCHJOB, SPARKAPPLICATION, WORKFLOW, Cluster, Object
 from tests.cluster.operators import Action, Life, TrainingOperator, schedule, start
+from tests.cluster.real_cluster import RealCluster, RealTime
+from tests.cluster.real_site import RUN_ACCOUNT, make_namespace
 from tests.s3 import free_ports
 from tutelage.contracts.verdicts import create_key_pair
 from tutelage.orchestrate.tasks import tasks_of
+from tutelage.runtimes.kubernetes.pods import container_security_context, pod_security_context
 from tutelage.runtimes.leash import leash
 
 NAMESPACE = "team"
-TOKEN = "first"
 #: A loopback address that is not the one a step falls back to: what is asked there was meant.
 SERVING_HOST = "127.0.0.2"
 SERVING_SECONDS = 300.0
@@ -66,18 +72,53 @@ class PassingTime(FakeTime):
                 self.changed.notify_all()
 
 
-class StandIn:
-    """Everything that has to be there before `make e2e` can begin."""
+class PlayedServer:
+    """Our fake API server, as a cluster for a StandIn."""
 
-    def __init__(self, folder: Path, store: str) -> None:
-        folder.mkdir(parents=True, exist_ok=True)
-        self.folder, self.store = folder, store
+    authority: Path | None = None
+    token = "first"
+
+    def __init__(self) -> None:
         self.time = PassingTime()
         self.cluster = Cluster(self.time)
         self.nodes = Nodes(self.cluster)
         accounts = Accounts()
-        accounts.add(TOKEN)
+        accounts.add(self.token)
         self.server = ApiServer(self.cluster, accounts, self.nodes)
+        self.server.start()
+        self.url = self.server.url
+
+    def close(self) -> None:
+        self.time.close()
+        self.server.stop()
+
+
+class RealServer:
+    """A real API server, with a namespace and the roles that the prod overlay gives."""
+
+    def __init__(self, plane: ControlPlane) -> None:
+        make_namespace(plane, NAMESPACE, overlay("prod"))
+        self.time = RealTime(SPEED)
+        self.cluster = RealCluster(plane, NAMESPACE, self.time)
+        self.nodes = Nodes(self.cluster)  # type: ignore[arg-type]
+        self.kubelet = Kubelet(plane, self.nodes)
+        self.kubelet.start()
+        self.url, self.authority = plane.url, plane.authority
+        self.token = plane.token_of(NAMESPACE, RUN_ACCOUNT)
+
+    def close(self) -> None:
+        self.time.close()
+        self.kubelet.stop()
+
+
+class StandIn:
+    """Everything that has to be there before `make e2e` can begin."""
+
+    def __init__(self, folder: Path, store: str, plane: ControlPlane | None = None) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.store = folder, store
+        self.server: Any = RealServer(plane) if plane else PlayedServer()
+        self.time, self.cluster, self.nodes = self.server.time, self.server.cluster, self.server.nodes
         self.pods = LocalPods(self.nodes, folder / "pods")
         TrainingOperator(self.nodes, PYTORCHJOB, life=lambda job, index: self.pods.life(index))
         SparkOperator(self.nodes, SPARKAPPLICATION, life=self.pods.spark_life)
@@ -87,16 +128,14 @@ class StandIn:
         self.kfp = KfpServer(runner=self.workflows)
 
     def __enter__(self) -> Self:
-        self.server.start()
         self.kfp.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self.workflows.close()
         self.kfp.__exit__()
-        self.time.close()
         self.pods.close()
-        self.server.stop()
+        self.server.close()
 
     @property
     def environment(self) -> dict[str, str]:
@@ -109,10 +148,11 @@ class StandIn:
     def kubeconfig(self) -> Path:
         """A file by which clients find the API server."""
         file = self.folder / "kubeconfig"
+        authority = {"certificate-authority": str(self.server.authority)} if self.server.authority else {}
         body = {
             "apiVersion": "v1", "kind": "Config", "current-context": "here",
-            "clusters": [{"name": "here", "cluster": {"server": self.server.url}}],
-            "users": [{"name": "me", "user": {"token": TOKEN}}],
+            "clusters": [{"name": "here", "cluster": {"server": self.server.url, **authority}}],
+            "users": [{"name": "me", "user": {"token": self.server.token}}],
             "contexts": [{"name": "here", "context": {"cluster": "here", "user": "me", "namespace": NAMESPACE}}],
         }  # fmt: skip
         file.write_text(yaml.safe_dump(body))
@@ -238,7 +278,11 @@ class Workflow:
                 "uid": workflow["metadata"]["uid"], "controller": True, "blockOwnerDeletion": True,
             }],
         }  # fmt: skip
-        spec = {"containers": [{"name": "main", "image": "tutelage/python"}], "restartPolicy": "Never"}
+        container = {"name": "main", "image": "tutelage/python", "securityContext": container_security_context()}
+        spec = {
+            "containers": [container], "restartPolicy": "Never", "securityContext": pod_security_context(),
+            "serviceAccountName": RUN_ACCOUNT,
+        }  # fmt: skip
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         return str(cluster.create(POD, pod, NAMESPACE)["metadata"]["name"])
 

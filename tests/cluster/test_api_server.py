@@ -153,6 +153,28 @@ def test_deletion_needs_the_right_uid_and_waits_for_finalizers(bench: Bench) -> 
     assert bench.ask("GET", f"{JOBS}/train")[0] == 404
 
 
+def test_what_is_being_deleted_gets_no_new_finalizer_and_another_generation(bench: Bench) -> None:
+    body = job()
+    body["metadata"]["finalizers"] = ["example.com/hold"]
+    bench.ask("POST", JOBS, body)
+    code, going = bench.ask("DELETE", f"{JOBS}/train")
+    assert (code, going["metadata"]["generation"], going["metadata"]["deletionGracePeriodSeconds"]) == (200, 2, 0)
+    merge = "application/merge-patch+json"
+    more = {"metadata": {"finalizers": ["example.com/hold", "example.com/more"]}}
+    code, status = bench.ask("PATCH", f"{JOBS}/train", more, kind=merge)
+    assert code == 422 and "no new finalizers" in status["message"]
+    assert bench.ask("PATCH", f"{JOBS}/train", {"metadata": {"name": "other"}}, kind=merge)[0] == 400
+
+
+@needs_schemas
+def test_nulls_are_dropped_where_nothing_may_be_null(bench: Bench) -> None:
+    body = job(activeDeadlineSeconds=None)
+    body["metadata"]["labels"] = {"a": None}
+    code, made = bench.ask("POST", f"{JOBS}?fieldValidation=Strict", body)
+    assert code == 201 and "activeDeadlineSeconds" not in made["spec"]["runPolicy"]
+    assert made["metadata"]["labels"] == {"a": ""}
+
+
 def test_a_watch_gives_changes_bookmarks_and_ends_when_asked(bench: Bench) -> None:
     made = bench.ask("POST", JOBS, job())[1]
     version = made["metadata"]["resourceVersion"]

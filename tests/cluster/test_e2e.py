@@ -1,6 +1,7 @@
 """`make e2e` as a whole, against a Kubeflow of this machine (stand_in.py) with its store in a real S3 server.
 
-What it cannot show: a real API server, the real operators and KFP's own server. For those, `make e2e` with their KUBECONFIG.
+Twice: with our fake API server, and with a real one where KUBEBUILDER_ASSETS names its binaries (control_plane.py). What
+neither can show: the real operators and KFP's own server. For those, `make e2e` with their KUBECONFIG.
 """
 
 from __future__ import annotations
@@ -18,8 +19,12 @@ from tests.cluster.stand_in import StandIn
 pytestmark = [pytest.mark.slow, pytest.mark.java, pytest.mark.timeout(3600)]
 
 
-def test_the_tiny_recipe_runs_on_the_cluster_and_a_cancelled_run_leaves_nothing(s3_location: str, tmp_path: Path) -> None:
-    with StandIn(tmp_path / "kubeflow", s3_location) as kubeflow:
+@pytest.mark.parametrize("server", ["played", pytest.param("real", marks=pytest.mark.cluster)])
+def test_the_tiny_recipe_runs_on_the_cluster_and_a_cancelled_run_leaves_nothing(
+    server: str, s3_location: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    plane = request.getfixturevalue("plane") if server == "real" else None
+    with StandIn(tmp_path / "kubeflow", s3_location, plane) as kubeflow:
         ended = subprocess.run(
             [sys.executable, "-m", "tests.cluster.e2e"], cwd=ROOT, capture_output=True, text=True, timeout=3000, check=False,
             env={**os.environ, **kubeflow.environment, "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"},

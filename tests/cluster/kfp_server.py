@@ -151,10 +151,16 @@ class KfpServer:
         if len(tags) > 20 or any(len(key) > 63 or len(value) > 63 or "." in key for key, value in tags.items()):
             raise Refused(400, "Tags are too many or too long")
         version = {
-            "pipeline_id": query["pipelineid"], "name": query["name"], "tags": tags, "pipeline_spec": spec,
+            "pipeline_id": query["pipelineid"], "name": query["name"], "tags": tags, "documents": spec,
+            "pipeline_spec": stored(spec, self.pipelines[query["pipelineid"]]),
             "display_name": query.get("display_name") or query["name"], "description": query.get("description", ""),
         }  # fmt: skip
-        return keep(self.versions, "pipeline_version_id", version)
+        return shown(keep(self.versions, "pipeline_version_id", version))
+
+    def get_version(self, query: dict[str, str], body: Any, pipeline: str, version: str) -> Any:
+        if version not in self.versions:
+            raise Refused(404, f"Pipeline version {version} not found")
+        return shown(self.versions[version])
 
     def list_experiments(self, query: dict[str, str], body: Any) -> Any:
         self.allow(query.get("namespace"))
@@ -180,11 +186,11 @@ class KfpServer:
         version = self.versions.get(reference["pipeline_version_id"])
         if version is None or version["pipeline_id"] != reference["pipeline_id"]:
             raise Refused(400, "Failed to fetch a template with an invalid pipeline version reference")
-        check_parameters(version["pipeline_spec"][0], body["runtime_config"].get("parameters", {}))
+        check_parameters(version["documents"][0], body["runtime_config"].get("parameters", {}))
         script = [dict(step) for step in self.script]
         run = keep(self.runs, "run_id", {**body, "script": script, "state": "PENDING"})
         if self.runner is not None:
-            self.runner.start(run["run_id"], version["pipeline_spec"], body["runtime_config"].get("parameters", {}))
+            self.runner.start(run["run_id"], version["documents"], body["runtime_config"].get("parameters", {}))
         return shown(run)
 
     def get_run(self, query: dict[str, str], body: Any, run_id: str) -> Any:
@@ -250,6 +256,16 @@ class KfpServer:
         return documents
 
 
+def stored(documents: list[dict[str, Any]], pipeline: dict[str, Any]) -> dict[str, Any]:
+    """A version's content as the server answers it: written anew from its protobuf, its name with where it belongs."""
+    kinds = (pipeline_spec_pb2.PipelineSpec, pipeline_spec_pb2.PlatformSpec)
+    parsed = [json_format.ParseDict(item, kind()) for item, kind in zip(documents, kinds, strict=False)]
+    namespace = pipeline.get("namespace")
+    parsed[0].pipeline_info.name = (f"namespace/{namespace}/" if namespace else "") + f"pipeline/{pipeline['name']}"
+    ir, *platform = [json_format.MessageToDict(item) for item in parsed]
+    return {"pipeline_spec": ir, "platform_spec": platform[0]} if platform else ir
+
+
 def check_parameters(spec: dict[str, Any], given: dict[str, Any]) -> None:
     """What v2_template.go asks of a run's parameters."""
     wanted = spec["root"].get("inputDefinitions", {}).get("parameters", {})
@@ -282,7 +298,7 @@ def filtered(items: dict[str, dict[str, Any]], query: dict[str, str]) -> list[di
 
 
 def shown(item: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in item.items() if key != "script"}
+    return {key: value for key, value in item.items() if key not in ("script", "documents")}
 
 
 def strict(body: dict[str, Any], known: set[str]) -> None:
@@ -302,6 +318,7 @@ ROUTES: dict[tuple[str, str], Callable[..., Any]] = {
     ("GET", "pipelines/names/*"): KfpServer.get_by_name,
     ("POST", "pipelines"): KfpServer.create_pipeline,
     ("GET", "pipelines/*/versions"): KfpServer.list_versions,
+    ("GET", "pipelines/*/versions/*"): KfpServer.get_version,
     ("POST", "pipelines/upload_version"): KfpServer.upload_version,
     ("GET", "experiments"): KfpServer.list_experiments,
     ("POST", "experiments"): KfpServer.create_experiment,

@@ -69,7 +69,6 @@ def test_settings_are_accepted_and_point_at_what_is_mounted(name: str):
     assert settings.public_keys == where["tutelage-public-keys"]
     assert MOUNTS["environment"]["TUTELAGE_SETTINGS"] == f"{where['tutelage-settings']}/settings.toml"
     assert section.secrets.store == "tutelage-store"
-    assert section.settings_config_map == "tutelage-settings"
     assert settings.store_root.startswith("s3://")
     if name in TEAMS:
         assert section.namespace == f"tutelage-{name}"

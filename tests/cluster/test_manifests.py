@@ -288,6 +288,13 @@ def test_images_are_ours_at_the_version_of_this_package(name: str):
     assert all((ROOT / "images" / image.split("/")[1].split(":")[0]).is_dir() for image in images)
 
 
+@pytest.mark.parametrize("name", TEAMS)
+def test_the_pod_that_submits_on_a_schedule_holds_no_key(name: str):
+    (pod,) = pods_of(overlay(name).of("CronJob"))
+    assert not [container for container in pod["containers"] if "envFrom" in container]
+    assert not re.search(r"secret(KeyRef|Ref|Name|:)", yaml.safe_dump(pod))
+
+
 def test_schedules_are_suspended_until_somebody_turns_them_on():
     for name in TEAMS:
         (job,) = overlay(name).of("CronJob")

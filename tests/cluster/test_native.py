@@ -12,11 +12,13 @@ import pytest
 import yaml
 
 from tests.cluster.schemas import mistakes, schema_of, unknown_fields
+from tutelage.config import build
 from tutelage.errors import InvalidInput, StepFailed
 from tutelage.orchestrate import compile as compiling
 from tutelage.orchestrate.image_block import TITLE, Choices, choices_in, containers_of
 from tutelage.orchestrate.native import documents_of, native_objects, read_compiled, version_object
 from tutelage.orchestrate.recipes import pipeline_names
+from tutelage.runtimes.kubernetes.settings import Images
 
 ROOT = Path(__file__).parents[2]
 COMPILED = ROOT / "compiled"
@@ -117,11 +119,32 @@ def test_a_registry_stands_before_every_image_and_compiling_again_keeps_it(tmp_p
 
 
 @pytest.mark.parametrize(
-    "registry", ["https://registry.example.com", "a b", "", "UPPER.example.com", "host/", "host//a"]
-)
+    "registry",
+    [
+        "https://registry.example.com", "a b", "", "UPPER.example.com", "host/", "host//a", "reg..io/x", "reg.io:99999/x",
+        "reg.io:0/x", "reg.io:/x", "-reg.io/x", "reg-.io/x", ".io/x", "reg.io./x", "reg.io/a..b", "reg.io/-a", "reg.io/a-",
+        "reg.io/a___b", "reg_istry.io/x", "reg.io/x@sha256", "reg.io/x:tag", f"{'a' * 64}.io/x", f"reg.io/{'a' * 300}",
+        "reg.io/x\n",
+    ],
+)  # fmt: skip
 def test_what_is_no_registry_is_refused(registry: str) -> None:
     with pytest.raises(InvalidInput, match="not a registry"):
         Choices(registry=registry)
+    if not registry.endswith("/"):
+        with pytest.raises(InvalidInput, match="not a registry"):
+            build(Images, {"registry": registry})
+
+
+@pytest.mark.parametrize(
+    "registry",
+    [
+        "tutelage", "team/tutelage", "localhost", "localhost:5000/tutelage", "registry.example.com", "10.0.0.1:65535/a/b_c/d__e",
+        "xn--bcher-kva.example/x", "ghcr.io/some-one/a.b--c",
+    ],
+)  # fmt: skip
+def test_what_a_registry_may_be_called_is_taken(registry: str) -> None:
+    assert Choices(registry=registry).registry == registry
+    assert build(Images, {"registry": f"{registry}/"}).registry == f"{registry}/"
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from components.release.decide.component import decide
 from pipelines.platform import dress
 from tutelage.config import build
 from tutelage.errors import InvalidInput
+from tutelage.runtimes.kubernetes.settings import ClockLimits
 from tutelage.step import Description, describe, repository_root, step_names
 from tutelage.step.mounts import mounts
 
@@ -140,6 +141,31 @@ def test_a_launcher_of_a_job_gets_none_of_what_the_job_gets(tmp_path: Path) -> N
     config = config_of("probe", described("torch", **GPU), tmp_path)
     assert not {"nodeSelector", "tolerations", "emptyDirMounts", "activeDeadlineSeconds"} & set(config)
     assert config["configMapAsVolume"]
+
+
+@pytest.mark.parametrize("step", [name for name in step_names() if describe(name).runtime == "process"])
+def test_a_process_step_that_hangs_is_ended_by_its_pods_deadline(step: str, tmp_path: Path) -> None:
+    seconds = describe(step).needs.timeouts.run_seconds
+    assert seconds is not None and 3600 <= seconds <= 7 * 86_400
+    assert config_of("probe", describe(step), tmp_path)["activeDeadlineSeconds"] == str(seconds)
+
+
+@pytest.mark.parametrize(
+    ("step", "waits"),
+    # Smoke deployment, promotion, the way back; what other runs left half-promoted.
+    [("serve/deploy", 3), ("plan/clean", 2)],
+)
+def test_no_pod_ends_before_the_deployments_that_it_follows(step: str, waits: int) -> None:
+    clocks, needs = ClockLimits(), describe(step).needs
+    assert needs.timeouts.start_seconds is None, "the installation's clock holds"
+    assert (needs.timeouts.run_seconds or 0) >= 4 * waits * clocks.start_seconds
+
+
+@pytest.mark.parametrize("step", [name for name in step_names() if describe(name).runtime != "process"])
+def test_the_launcher_of_a_job_has_no_deadline_of_its_own(step: str, tmp_path: Path) -> None:
+    description = describe(step)
+    timed = description.model_copy(update={"resources": {**description.resources, "timeouts": {"run_seconds": 60}}})
+    assert "activeDeadlineSeconds" not in config_of("probe", timed, tmp_path)
 
 
 def test_two_kinds_of_accelerator_are_refused_where_kubeflow_takes_one(tmp_path: Path) -> None:

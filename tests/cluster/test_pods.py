@@ -163,3 +163,56 @@ def test_an_installation_may_pin_the_images_of_its_jobs() -> None:
     assert settings.image("python-spark").startswith("registry.example.com/t/python-spark:")
     with pytest.raises(InvalidInput, match="digests"):
         build(ClusterSettings, {"images": {"digests": {"python-torch": "latest"}}})
+
+
+@pytest.mark.parametrize(
+    ("section", "place"),
+    [
+        ({"namespace": "Team_A"}, "namespace"),
+        ({"queue": "team queue"}, "queue"),
+        ({"queue": "q" * 64}, "queue"),
+        ({"service_accounts": {"training": "training_account"}}, "service_accounts.training"),
+        ({"images": {"registry": "reg..io/x"}}, "images.registry"),
+        ({"images": {"pull_secrets": ["Pull"]}}, "images.pull_secrets[0]"),
+        ({"secrets": {"store": "my/store"}}, "secrets.store"),
+        ({"secrets": {"store_keys": {"1KEY": "key"}}}, "secrets.store_keys.1KEY"),
+        ({"secrets": {"store_keys": {"KEY": "a key"}}}, "secrets.store_keys.KEY"),
+        ({"training": {"node_selector": {"zone": "a b"}}}, "training.node_selector.zone"),
+        ({"training": {"node_selector": {"-zone": "a"}}}, "training.node_selector.-zone"),
+        ({"spark": {"labels": {"Example.com/team": "x"}}}, "spark.labels.Example.com/team"),
+        ({"spark": {"labels": {"team": "x" * 64}}}, "spark.labels.team"),
+        ({"serving": {"annotations": {"a key": "x"}}}, "serving.annotations.a key"),
+        ({"serving": {"environment": {"A=B": "x"}}}, "serving.environment.A=B"),
+        ({"serving": {"priority_class": "High"}}, "serving.priority_class"),
+        ({"training": {"shared_memory": "lots"}}, "training.shared_memory"),
+        ({"training": {"tolerations": [{"operator": "Exists", "value": "x"}]}}, "training.tolerations[0]"),
+        ({"training": {"tolerations": [{"key": "x", "effect": "NoSchedul"}]}}, "training.tolerations[0]"),
+        ({"training": {"tolerations": [{"key": "x", "toleration_seconds": 5}]}}, "training.tolerations[0]"),
+        ({"settings_config_map": "tutelage-settings"}, "settings_config_map"),
+    ],
+)
+def test_what_no_api_server_takes_is_refused_when_the_settings_are_read(section: dict[str, Any], place: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        build(ClusterSettings, section, where="cluster")
+    assert f"cluster.{place}" in str(refused.value)
+
+
+def test_what_kubernetes_takes_is_taken() -> None:
+    given: dict[str, Any] = {
+        "queue": "team-a.queue",
+        "training": {
+            "node_selector": {"topology.kubernetes.io/zone": "eu-1a", "pool": "", "a_B.c": "V_1.x"},
+            "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 60}],
+            "annotations": {"sidecar.istio.io/inject": "any text, even this"},
+            "environment": {"_A.b-C1": "x"},
+            "priority_class": "system.high-1",
+            "shared_memory": "8Gi",
+        },
+    }
+    taken = build(ClusterSettings, given).training.values()
+    assert {name: taken[name] for name in given["training"]} == given["training"]
+
+
+def test_nothing_is_taken_over_unless_the_installation_says_so() -> None:
+    assert ClusterSettings().deployment.take_over is False
+    assert build(ClusterSettings, {"deployment": {"take_over": True}}).deployment.take_over

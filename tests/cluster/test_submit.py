@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from tests.cluster.kfp_server import Fault, KfpServer
-from tutelage.errors import InvalidInput
+from tutelage.errors import InvalidInput, StepFailed
+from tutelage.orchestrate import following
 from tutelage.orchestrate import submit as submitting
 from tutelage.orchestrate.kfp_api import KfpError
 from tutelage.orchestrate.recipes import Recipe, read_recipe
@@ -154,6 +155,44 @@ def test_files_of_this_machine_are_refused_where_they_stand(shell: Shell, recipe
     assert shell.server.requests == []
 
 
+@pytest.mark.parametrize("uri", ["../rows.jsonl", "recipes/../../home/rows.jsonl", "../../../etc/passwd"])
+def test_a_path_that_leads_out_of_the_repository_is_refused(shell: Shell, recipe: Recipe, uri: str) -> None:
+    first, *rest = recipe.parameters["sources"]
+    shell.recipe = Recipe("out", recipe.pipeline, {**recipe.parameters, "sources": [{**first, "uri": uri}, *rest]})
+    with pytest.raises(InvalidInput, match=r"sources\[0\]\.uri: .* is a file of this machine"):
+        shell.submit()
+    assert shell.server.requests == []
+
+
+def test_a_link_that_leads_out_of_the_repository_is_refused_and_one_within_is_not(
+    tmp_path: Path, monkeypatch: Any
+) -> None:
+    root = tmp_path / "repository"
+    root.mkdir()
+    (tmp_path / "rows.jsonl").write_text("{}")
+    (root / "own.jsonl").write_text("{}")
+    (root / "out").symlink_to(tmp_path / "rows.jsonl")
+    (root / "in").symlink_to(root / "own.jsonl")
+    monkeypatch.setattr(submitting, "repository_root", lambda: root)
+    check = submitting.refuse_places_of_this_machine
+    check(Recipe("own", "llm_training", {"sources": [{"uri": "in"}, {"uri": "s3://bucket/../rows.jsonl"}]}))
+    with pytest.raises(InvalidInput, match=r"sources\[0\]\.uri"):
+        check(Recipe("own", "llm_training", {"sources": [{"uri": "out"}]}))
+
+
+@pytest.mark.parametrize("options", [{}, {"upload_missing": False}], ids=["with --upload", "without"])
+def test_a_version_that_holds_something_else_than_its_name_says_is_not_run(
+    shell: Shell, options: dict[str, Any]
+) -> None:
+    upload("llm_training", shell.server.url)
+    (version,) = shell.server.versions.values()
+    executors = version["pipeline_spec"]["pipeline_spec"]["deploymentSpec"]["executors"]
+    executors["exec-check"]["container"]["image"] = "registry.example.com/other:1"
+    with pytest.raises(StepFailed, match="with another content"):
+        shell.submit(**options)
+    assert shell.server.runs == {}
+
+
 def test_each_change_of_a_task_is_said_once_and_kfps_own_tasks_are_not(shell: Shell) -> None:
     shell.server.script = [
         {"state": "PENDING", "tasks": {}},
@@ -174,7 +213,7 @@ def test_a_long_step_is_reported_every_minute(shell: Shell) -> None:
     shell.server.script = [*[running] * 40, DONE]
     shell.submit()
     assert sum("running: train-pretrain" in line for line in shell.said) == 3
-    assert shell.slept == 40 * submitting.POLL_SECONDS
+    assert shell.slept == 40 * following.POLL_SECONDS
 
 
 @pytest.mark.parametrize("status", [0, 429, 500, 503])
@@ -240,7 +279,28 @@ REFUSED = {"state": "FAILED", "tasks": {"decide": "SUCCEEDED", "enforce": "FAILE
         ([], {"state": "FAILED", "tasks": {"ingest": "FAILED"}}, "failed", 1),
         ([], {"state": "CANCELED", "tasks": {"ingest": "FAILED"}}, "failed", 1),
         ([], {"state": "FAILED", "tasks": {}, "error": "image pull"}, "failed", 1),
+        ([], {"state": "SKIPPED", "tasks": {}}, "failed", 1),
         ([], DONE, "done", 0),
+        # Kubeflow calls the run successful, and not its tasks.
+        ([], {"state": "SUCCEEDED", "tasks": {"enforce": "FAILED"}}, "refused", 3),
+        ([], {"state": "SUCCEEDED", "tasks": {"enforce": "SKIPPED"}}, "failed", 1),
+        ([], {"state": "SUCCEEDED", "tasks": {"train": "FAILED", "enforce": "SKIPPED"}}, "failed", 1),
+        ([finished("enforce")], {"state": "SUCCEEDED", "tasks": {"enforce": "FAILED"}}, "failed", 1),
+        ([finished("check")], {"state": "SUCCEEDED", "tasks": {"check": "FAILED"}}, "failed", 1),
+        (
+            [failed("enforce", "refused", "leak found")],
+            {"state": "SUCCEEDED", "tasks": {"enforce": "FAILED"}},
+            "refused",
+            3,
+        ),
+        # A task that is skipped on purpose, and one of KFP's own.
+        (
+            [finished("check")],
+            {"state": "SUCCEEDED", "tasks": {"enforce": "SUCCEEDED", "deploy": "SKIPPED"}},
+            "done",
+            0,
+        ),
+        ([], {"state": "SUCCEEDED", "tasks": {"enforce": "SUCCEEDED", "condition-1": "FAILED"}}, "done", 0),
     ],
 )
 def test_the_exit_code_is_that_of_run(
@@ -264,6 +324,41 @@ def test_the_cause_is_the_steps_own_where_the_store_tells_it_and_kubeflows_where
     record = shell.submit()
     assert (record.failed_task, record.cause) == ("train-pretrain", "Kubeflow says failed: child failed")
     assert shell.started.run_id in str(record.hint)
+
+
+def test_a_successful_run_with_a_failed_task_says_which(shell: Shell) -> None:
+    shell.server.script = [{"state": "SUCCEEDED", "tasks": {"check": "SUCCEEDED", "train": "FAILED"}}]
+    record = shell.submit()
+    assert record.failed_task == "train-pretrain"
+    assert record.cause == "Kubeflow says succeeded of the run, and failed of train-pretrain"
+
+
+def test_a_run_that_is_deleted_while_it_is_followed_ends_as_failed_with_its_record(shell: Shell) -> None:
+    from tutelage.orchestrate.records import find_run, read_record
+
+    deleted = {"state": "RUNNING", "tasks": {"check": "SUCCEEDED"}, "do": shell.server.runs.clear}
+    shell.server.script = [shell.told(finished("check")), deleted]
+    record = shell.submit()
+    assert (record.outcome, record.exit_code) == ("failed", 1)
+    assert record.cause == "the run was deleted on the server" and record.hint
+    found = read_record(find_run(shell.settings, "latest"))
+    assert (found.run, found.cause, found.failed_task) == (record.run, record.cause, "run")
+    lines = [json.loads(line) for line in (Path(record.folder) / "events.jsonl").read_text().splitlines()]
+    assert [(event["task"], event["event"]) for event in lines] == [("check", "finished"), ("run", "failed")]
+
+
+def test_what_a_task_told_before_its_run_was_deleted_stays_the_cause(shell: Shell) -> None:
+    told = shell.told(failed("enforce", "refused", "leak found"))
+    shell.server.script = [told, {"state": "RUNNING", "tasks": {}, "do": shell.server.runs.clear}]
+    record = shell.submit()
+    assert (record.outcome, record.exit_code, record.cause) == ("refused", 3, "leak found")
+
+
+def test_a_run_that_the_server_does_not_find_for_a_moment_is_followed_on(shell: Shell) -> None:
+    lost = lambda: shell.server.faults.append(Fault(404, times=following.DELETED_ANSWERS - 1, method="GET"))
+    running = {"state": "RUNNING", "tasks": {"check": "RUNNING"}}
+    shell.server.script = [{**running, "do": lost}, {**running, "do": lost}, running, DONE]
+    assert shell.submit().exit_code == 0
 
 
 def test_the_run_stands_in_the_runs_folder_like_one_of_this_machine(shell: Shell) -> None:

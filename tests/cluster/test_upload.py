@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import os
 import socket
 import ssl
 import subprocess
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,7 +21,7 @@ from tests.cluster.access import Accounts, Rule
 from tests.cluster.api_server import ApiServer
 from tests.cluster.api_server import Fault as ApiFault
 from tests.cluster.fake_time import FakeTime
-from tests.cluster.kfp_server import Fault, KfpServer
+from tests.cluster.kfp_server import Fault, Handler, KfpServer, Refused
 from tests.cluster.nodes import Nodes
 from tests.cluster.objects import Cluster, Kind
 from tutelage.errors import InvalidInput, StepFailed
@@ -70,6 +73,65 @@ def test_another_content_is_another_version_of_the_same_pipeline(server: KfpServ
     assert len(server.pipelines) == 1
     # The server gives pages of two: an old version is found behind the newer ones.
     assert upload_text(api, texts[0], None, None).version_id == made[0].version_id
+
+
+def holding(server: KfpServer, change: Any) -> None:
+    """Change what the server's only version holds, under the name that it has."""
+    (version,) = server.versions.values()
+    version["pipeline_spec"] = copy.deepcopy(version["pipeline_spec"])
+    change(version["pipeline_spec"])
+
+
+def another_image(spec: dict[str, Any]) -> None:
+    executors = spec["pipeline_spec"]["deploymentSpec"]["executors"]
+    executors["exec-enforce"]["container"]["image"] = "registry.example.com/other:1"
+
+
+def another_mount(spec: dict[str, Any]) -> None:
+    configs = spec["platform_spec"]["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    configs["exec-enforce"].pop("configMapAsVolume")
+
+
+def another_pipeline(spec: dict[str, Any]) -> None:
+    spec["pipeline_spec"]["pipelineInfo"]["name"] = "pipeline/other"
+
+
+def no_platform(spec: dict[str, Any]) -> None:
+    spec.pop("platform_spec")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [another_image, another_mount, another_pipeline, no_platform, dict.clear],
+    ids=lambda change: change.__name__,
+)
+def test_another_content_under_the_versions_name_is_refused(server: KfpServer, change: Any) -> None:
+    upload("llm_training", server.url)
+    holding(server, change)
+    with pytest.raises(
+        StepFailed, match=f"{read_compiled(TEXT).version} of llm-training is on .* with another content"
+    ):
+        upload("llm_training", server.url)
+    assert len(server.versions) == 1
+
+
+def test_a_list_without_contents_is_no_proof_of_them(server: KfpServer, monkeypatch: Any) -> None:
+    upload("llm_training", server.url)
+    whole = KfpApi.versions
+    bare = lambda api, pipeline_id: (
+        {key: value for key, value in item.items() if key != "pipeline_spec"} for item in whole(api, pipeline_id)
+    )
+    monkeypatch.setattr(KfpApi, "versions", bare)
+    assert not upload("llm_training", server.url).changed
+    holding(server, another_image)
+    with pytest.raises(StepFailed, match="with another content"):
+        upload("llm_training", server.url)
+
+
+def test_a_pipeline_of_a_namespace_is_known_again(server: KfpServer) -> None:
+    server.namespaces = ("team-a",)
+    assert upload("llm_training", server.url, namespace="team-a").changed
+    assert not upload("llm_training", server.url, namespace="team-a").changed
 
 
 def test_kfps_own_client_finds_what_was_uploaded(server: KfpServer) -> None:
@@ -145,6 +207,57 @@ def test_nothing_of_a_session_is_written_to_disk(server: KfpServer, tmp_path: Pa
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
+SECRET = "s3cr3t-of-somebody"
+
+
+@pytest.mark.parametrize("secret", [f"{SECRET}\n{SECRET}", f"{SECRET}\r\nX-Other: 1", f"{SECRET}…", f"{SECRET}\x00"])
+@pytest.mark.parametrize("variable", ["KF_PIPELINES_TOKEN", "KF_PIPELINES_COOKIE"])
+def test_a_credential_that_no_header_can_carry_is_refused_and_never_shown(
+    server: KfpServer, variable: str, secret: str, tmp_path: Path
+) -> None:
+    # As a command, since what is printed counts: messages, tracebacks and logs.
+    environment = {**os.environ, variable: secret.replace("\x00", "\x01"), "PYTHONIOENCODING": "utf-8"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tutelage", "upload", "llm_training", "--host", server.url, "--json"],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert variable in done.stdout and "HTTP header" in done.stdout
+    assert SECRET not in done.stdout + done.stderr and "Traceback" not in done.stderr
+    assert server.requests == []
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe" + SECRET.encode(), f"{SECRET}\n{SECRET}\n".encode()])
+def test_a_token_file_that_holds_no_token_is_named_and_not_shown(
+    server: KfpServer, tmp_path: Path, content: bytes
+) -> None:
+    file = tmp_path / "token"
+    file.write_bytes(content)
+    with pytest.raises(InvalidInput, match=f"token file {file}") as refused:
+        connect(server.url, str(file))
+    assert SECRET not in str(refused.value) and server.requests == []
+
+
+def test_white_space_around_a_credential_is_taken_off(server: KfpServer, monkeypatch: Any) -> None:
+    server.token = "right"
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", " right\r\n")
+    monkeypatch.setenv("KF_PIPELINES_COOKIE", "authservice_session=secret\n")
+    assert connect(server.url)._headers()["Cookie"] == "authservice_session=secret"
+
+
+def test_a_server_that_repeats_what_it_was_sent_is_told_without_it(server: KfpServer, monkeypatch: Any) -> None:
+    monkeypatch.setenv("KF_PIPELINES_TOKEN", SECRET)
+    server.token = "right"
+    monkeypatch.setattr(Handler, "_answer", echo)
+    with pytest.raises(KfpError, match="answers 401") as refused:
+        connect(server.url)
+    assert SECRET not in str(refused.value) and "Bearer …" in str(refused.value)
+
+
+def echo(handler: Handler, *_: Any) -> Any:
+    raise Refused(401, f"not known: {handler.headers['Authorization']}")
+
+
 def test_a_namespace_is_asked_for_where_the_server_has_several(server: KfpServer) -> None:
     server.namespaces = ("team-a",)
     with pytest.raises(KfpError, match="Namespace is empty"):
@@ -175,7 +288,13 @@ def test_an_unreachable_host_is_told_at_once() -> None:
     assert "port-forward" in str(unreachable.value.hint)
 
 
-@pytest.mark.parametrize("host", ["kubeflow.example.com", "ftp://host", "https://"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "kubeflow.example.com", "ftp://host", "https://", "http://[::1", "http://127.0.0.1:99999", "http://127.0.0.1:x",
+        "http://host\n.example.com", "http://ho st", "http://höst",
+    ],
+)  # fmt: skip
 def test_what_is_no_address_is_refused(host: str) -> None:
     with pytest.raises(InvalidInput, match="not an address"):
         upload("llm_training", host)
@@ -184,6 +303,20 @@ def test_what_is_no_address_is_refused(host: str) -> None:
 def test_an_address_with_a_password_is_refused_without_showing_it() -> None:
     with pytest.raises(InvalidInput, match="holds a password") as refused:
         upload("llm_training", "https://someone:hunter2@kubeflow.example.com")
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("host", ["ftp://someone:hunter2@host", "http://someone:hunter2@[::1", "someone:hunter2@host"])
+def test_no_address_shows_its_password(host: str) -> None:
+    with pytest.raises(InvalidInput) as refused:
+        upload("llm_training", host)
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize("end", ["/#/pipelines", "/?state=hunter2"])
+def test_the_address_of_a_page_is_refused_without_its_end(end: str) -> None:
+    with pytest.raises(InvalidInput, match=r"goes on behind its path, .*'https://kubeflow\.example\.com/'") as refused:
+        upload("llm_training", f"https://kubeflow.example.com{end}")
     assert "hunter2" not in str(refused.value)
 
 

@@ -143,6 +143,71 @@ def test_training_has_a_rank_for_each_accelerator(more: dict[str, Any], shape: t
     assert resources(**more).training_shape(1, 2) == shape
 
 
+@pytest.mark.parametrize(
+    ("accelerators", "ranks"),
+    [
+        ({"nvidia.com/gpu": 8, "vpc.amazonaws.com/efa": 32}, 8),
+        ({"nvidia.com/gpu": 4, "rdma/hca_shared_devices_a": 1}, 4),
+        ({"amd.com/gpu": 2, "nvidia.com/gpu": 0}, 2),
+        ({"nvidia.com/mig-1g.5gb": 3}, 3),
+        ({"nvidia.com/gpu.shared": 2, "example.com/fabric": 5}, 2),
+        ({"google.com/tpu": 4}, 4),
+        ({"gpu.intel.com/i915": 2}, 2),
+        ({"huawei.com/Ascend910": 8}, 8),
+        ({"aws.amazon.com/neuroncore": 2}, 2),
+    ],
+)
+def test_only_devices_of_one_kind_are_ranks_and_networks_are_none(accelerators: dict[str, int], ranks: int) -> None:
+    assert resources(accelerators=accelerators).training_shape(1, 5) == (1, ranks)
+
+
+@pytest.mark.parametrize(
+    ("accelerators", "message"),
+    [
+        ({"nvidia.com/gpu": 1, "amd.com/gpu": 1}, "more than one kind of accelerator"),
+        ({"nvidia.com/mig-1g.5gb": 2, "nvidia.com/mig-3g.20gb": 1}, "more than one kind of accelerator"),
+        ({"vpc.amazonaws.com/efa": 4}, "no device that is known for an accelerator"),
+    ],
+)
+def test_devices_that_do_not_say_the_ranks_need_processes(accelerators: dict[str, int], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message) as refused:
+        resources(accelerators=accelerators).training_shape(1, 1)
+    assert "resources.processes" in str(refused.value.hint)
+    assert resources(accelerators=accelerators, processes=3).training_shape(1, 1) == (1, 3)
+
+
+def test_a_recipe_whose_devices_do_not_say_the_ranks_is_refused_when_it_is_checked() -> None:
+    from tutelage.orchestrate.recipes import read_recipe
+    from tutelage.plan.recipe import config_problems, planned
+
+    given = {"nvidia.com/gpu": 1, "amd.com/gpu": 1}
+    recipe = read_recipe("tiny", {"finetuning": {"resources": {"accelerators": given}}})
+    told = [str(item) for task in planned(recipe.pipeline, recipe.parameters) for item in config_problems(task)]
+    assert (
+        len(told) == 1
+        and told[0].startswith("finetuning.resources: ")
+        and "more than one kind of accelerator" in told[0]
+    )
+
+
+def test_null_takes_away_what_the_component_says() -> None:
+    made = changed(
+        resources(shared_memory="2Gi"), {"node_selector": {"pool": None, "zone": "a"}, "shared_memory": None}
+    )
+    assert made.node_selector == {"zone": "a"}
+    assert made.shared_memory is None
+    assert changed(resources(), {"node_selector": None, "accelerators": {"nvidia.com/gpu": None}}).devices == {}
+    assert changed(resources(), {"timeouts": {"start_seconds": None}}).timeouts.start_seconds is None
+    with pytest.raises(InvalidInput, match="requests needs memory"):
+        changed(resources(), {"requests": {"memory": None}})
+
+
+@pytest.mark.parametrize("selector", [{"pool of": "gpu"}, {"pool": "gpu nodes"}, {"a/b/c": "x"}, {"pool": "x" * 64}])
+def test_a_node_selector_that_no_node_can_have_is_refused(selector: dict[str, str]) -> None:
+    with pytest.raises(InvalidInput, match="is not a"):
+        resources(node_selector=selector)
+
+
 def test_a_component_with_wrong_resources_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
     from tutelage.step import description
 

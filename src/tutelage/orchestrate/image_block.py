@@ -19,9 +19,9 @@ from typing import Any
 
 from tutelage.errors import InvalidInput
 from tutelage.step import DEFAULT_REGISTRY
+from tutelage.step.images import checked_registry
 
 TITLE = "# IMAGES (written by `tutelage compile`; --registry changes where they come from)"
-REGISTRY = re.compile(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?(:[0-9]{1,5})?(/[a-z0-9]([a-z0-9._-]*[a-z0-9])?)*")
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,10 @@ class Choices:
     """Whether allowed values of parameters are injected; KFP servers before 2.16 do not know them."""
 
     def __post_init__(self) -> None:
-        if not REGISTRY.fullmatch(self.registry):
-            raise InvalidInput(
-                f"not a registry: {self.registry!r}",
-                hint="write host, port and path without a scheme, for example registry.example.com/tutelage",
-            )
+        try:
+            checked_registry(self.registry)
+        except ValueError as error:
+            raise InvalidInput(str(error), hint="for example: --registry registry.example.com/tutelage") from error
 
 
 def choices_in(text: str | None) -> Choices:

@@ -3,12 +3,7 @@
 Not `kfp.Client`: it prints to stdout, waits 25 seconds for a host that is not there, reads and writes ~/.config/kfp with session
 cookies, takes a login page for an empty answer, and forgets a token that was rotated.
 
-Who we are comes from the environment, is sent and never stored:
-
-    KF_PIPELINES_TOKEN          a bearer token
-    KF_PIPELINES_SA_TOKEN_PATH  a file with one, read again when the server refuses it; a pod's projected token by default
-    KF_PIPELINES_COOKIE         the cookie of a session in the browser, where the gateway knows no tokens
-    KF_PIPELINES_CA             certificates (PEM) of the host's authority, where it is your own
+Who we are comes from the environment (kfp_access.py), is sent and never stored.
 """
 
 from __future__ import annotations
@@ -19,21 +14,16 @@ import random
 import ssl
 import time
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
 import urllib3
 
 from tutelage.errors import InvalidInput, StepFailed
+from tutelage.orchestrate import kfp_access
+from tutelage.orchestrate.kfp_access import CERTIFICATES_VARIABLE, COOKIE_VARIABLE, TOKEN_FILE_VARIABLE, TOKEN_VARIABLE
 
 HOST_VARIABLE = "KF_PIPELINES_ENDPOINT"
-TOKEN_VARIABLE = "KF_PIPELINES_TOKEN"  # noqa: S105  (a name)
-TOKEN_FILE_VARIABLE = "KF_PIPELINES_SA_TOKEN_PATH"  # noqa: S105  (a name)
-COOKIE_VARIABLE = "KF_PIPELINES_COOKIE"
-CERTIFICATES_VARIABLE = "KF_PIPELINES_CA"
-#: Where Kubeflow projects a token for its API into pods.
-POD_TOKEN = Path("/var/run/secrets/kubeflow/pipelines/token")
 ROOT = "/apis/v2beta1"
 TRANSIENT = (429, 500, 502, 503, 504)
 TIMEOUT = urllib3.Timeout(connect=10, read=60)
@@ -58,12 +48,12 @@ class KfpApi:
         self, host: str, *, token_file: str | None = None, patience_seconds: float = 120,
         sleep: Callable[[float], None] = time.sleep, now: Callable[[], float] = time.monotonic,
     ) -> None:  # fmt: skip
-        self.host = _checked(host)
+        self.host = kfp_access.checked_host(host)
         self.patience_seconds, self._sleep, self._now = patience_seconds, sleep, now
         self._token_file = token_file or os.environ.get(TOKEN_FILE_VARIABLE)
-        self._token = self._read_token()
+        self._token, self._cookie = kfp_access.token(self._token_file), kfp_access.cookie()
         self._reached = False
-        self._pool = urllib3.PoolManager(cert_reqs="CERT_REQUIRED", ca_certs=_certificates(), retries=False)
+        self._pool = urllib3.PoolManager(cert_reqs="CERT_REQUIRED", ca_certs=kfp_access.certificates(), retries=False)
 
     # What is asked, one method a question.
 
@@ -82,6 +72,10 @@ class KfpApi:
     def versions(self, pipeline_id: str) -> Iterator[Object]:
         """Every version of a pipeline, newest first."""
         return self._pages(f"/pipelines/{pipeline_id}/versions", "pipeline_versions", {"sort_by": "created_at desc"})
+
+    def version(self, pipeline_id: str, version_id: str) -> Object:
+        """A version, whole."""
+        return self._request("GET", f"/pipelines/{pipeline_id}/versions/{version_id}")
 
     def upload_version(self, pipeline_id: str, name: str, text: str, *, description: str, tags: Object) -> Object:
         """Upload a compiled file as a version. Raises KfpError 409 when there is one of that name."""
@@ -180,32 +174,21 @@ class KfpApi:
             value = json.loads(answer.data or b"{}")
         except ValueError as error:
             raise KfpError(
-                answer.status, f"{self.host} answers with a page, not with data ({_line(answer.data)!r})",
+                answer.status, f"{self.host} answers with a page, not with data ({self._said(answer.data)!r})",
                 hint=f"it asks for a login: set {TOKEN_VARIABLE} or {COOKIE_VARIABLE}, or name the API's own address",
             ) from error  # fmt: skip
         return value if isinstance(value, dict) else {}
 
     def _headers(self) -> dict[str, str]:
-        token, cookie = self._token, os.environ.get(COOKIE_VARIABLE)
         return {
             "Accept": "application/json",
-            **({"Authorization": f"Bearer {token}"} if token else {}),
-            **({"Cookie": cookie} if cookie else {}),
+            **({"Authorization": f"Bearer {self._token}"} if self._token else {}),
+            **({"Cookie": self._cookie} if self._cookie else {}),
         }
-
-    def _read_token(self) -> str | None:
-        file = Path(self._token_file) if self._token_file else POD_TOKEN
-        if self._token_file and not file.is_file():
-            raise InvalidInput(
-                f"token file not found: {file}", hint=f"name a file with a token, or set {TOKEN_VARIABLE}"
-            )
-        if self._token_file is None and (token := os.environ.get(TOKEN_VARIABLE)):
-            return token.strip()
-        return file.read_text(encoding="utf-8").strip() if file.is_file() else None
 
     def _token_changed(self) -> bool:
         """Read the token again; whether it is another now."""
-        before, self._token = self._token, self._read_token()
+        before, self._token = self._token, kfp_access.token(self._token_file)
         return self._token != before
 
     def _no_answer(self, error: Exception) -> KfpError:
@@ -220,7 +203,7 @@ class KfpApi:
         return KfpError(0, f"{self.host} does not answer: {cause}", hint=hint)
 
     def _refusal(self, answer: urllib3.BaseHTTPResponse, method: str, path: str) -> KfpError:
-        said = f"{self.host} answers {answer.status} to {method} {path}: {_line(answer.data)}"
+        said = f"{self.host} answers {answer.status} to {method} {path}: {self._said(answer.data)}"
         hints = {
             401: f"set {TOKEN_VARIABLE} or {TOKEN_FILE_VARIABLE} to a token for this server, or {COOKIE_VARIABLE} to a session",
             403: "this account lacks the right in that namespace; see docs/gitops.md, Who may upload and submit",
@@ -234,6 +217,13 @@ class KfpApi:
         error.retry_after = min(float(wait), LONGEST_PAUSE_SECONDS) if wait.isdigit() else 0.0  # type: ignore[attr-defined]
         return error
 
+    def _said(self, data: bytes) -> str:
+        """A line of what a server said, which may repeat what it was sent."""
+        line = _line(data)
+        for secret in filter(None, (self._token, self._cookie)):
+            line = line.replace(secret, "…")
+        return line
+
 
 def connect(host: str | None, token_file: str | None = None) -> KfpApi:
     """A client that has reached its server. Raises InvalidInput without a host, KfpError for one that does not answer."""
@@ -243,26 +233,6 @@ def connect(host: str | None, token_file: str | None = None) -> KfpApi:
     api = KfpApi(named, token_file=token_file)
     api.healthy()
     return api
-
-
-def _checked(host: str) -> str:
-    parts = urlsplit(host)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidInput(f"not an address: {host!r}", hint="write https://host or http://host:port")
-    if parts.username or parts.password:
-        raise InvalidInput(
-            "the address holds a password", hint=f"set {TOKEN_VARIABLE} instead; addresses end up in logs"
-        )
-    return host.rstrip("/")
-
-
-def _certificates() -> str:
-    import certifi
-
-    file = os.environ.get(CERTIFICATES_VARIABLE)
-    if file and not Path(file).is_file():
-        raise InvalidInput(f"{CERTIFICATES_VARIABLE}: no file {file}", hint="name a PEM file")
-    return file or str(certifi.where())
 
 
 def _given(**values: str | None) -> Object:

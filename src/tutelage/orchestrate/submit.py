@@ -3,49 +3,46 @@
     tutelage submit recipes/tiny.yaml --host https://kubeflow.example.com/pipeline --upload
 
 Kubeflow says of a task that it failed, never why. Why stands in the store, where every task of a cluster tells its end
-(runtimes/task_ends.py): with a store that can be read from here, outcome, cause, verdict and artifacts are those of
+(following.py): with a store that can be read from here, outcome, cause, verdict and artifacts are those of
 `tutelage run`, from the same function. Without one, a failed `enforce` is taken for a refusal (3), any other failure is 1, and a
 spent budget (4) cannot be told from success: what could not be read is said.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from tutelage.contracts import locations
-from tutelage.errors import InvalidInput, Problem, StoreError
+from tutelage.errors import InvalidInput, Problem
 from tutelage.orchestrate.check import check_recipe
 from tutelage.orchestrate.compile import compiled_file
+from tutelage.orchestrate.following import Say, follow, settle, told_ends
 from tutelage.orchestrate.kfp_api import KfpApi, connect
 from tutelage.orchestrate.native import read_compiled
 from tutelage.orchestrate.recipes import Recipe
-from tutelage.orchestrate.records import RunRecord, conclude
+from tutelage.orchestrate.records import RunRecord
 from tutelage.orchestrate.tasks import tasks_of
-from tutelage.orchestrate.upload import compiled_text, current_commit, find_version, upload_text
-from tutelage.runtimes import task_ends
+from tutelage.orchestrate.upload import (
+    compiled_text,
+    current_commit,
+    find_version,
+    refuse_another_content,
+    upload_text,
+)
 from tutelage.runtimes.settings import Settings
 from tutelage.step import repository_root
 
-POLL_SECONDS = 5.0
-#: A line at least this often, so that whoever watches knows that it goes on.
-QUIET_SECONDS = 60.0
 #: How long a server may be away before following ends; the run goes on without us.
 FOLLOW_PATIENCE_SECONDS = 900.0
-FINAL = ("SUCCEEDED", "FAILED", "CANCELED", "SKIPPED")
-UNFINISHED_STATES = ("PENDING", "RUNNING", "PAUSED", "CANCELING")
 #: What `--version` says for the newest on the server.
 LATEST = "latest"
-#: The task whose only work is to refuse.
-GATE = "enforce"
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,10 +112,18 @@ def refuse_places_of_this_machine(recipe: Recipe) -> None:
     problems = [
         Problem(where, f"{uri!r} is a file of this machine", "put it into the object store and name it s3://…")
         for where, uri in _uris(recipe.parameters, "")
-        if locations.is_local(uri) and (uri.startswith("file://") or Path(uri).is_absolute())
+        if locations.is_local(uri) and not _in_the_repository(uri)
     ]
     if problems:
         raise InvalidInput.from_problems(f"recipe {recipe.name}", problems)
+
+
+def _in_the_repository(path: str) -> bool:
+    """Whether pods find `path`: images hold the repository's files, and links that lead out of it lead nowhere there."""
+    if path.startswith("file://") or Path(path).is_absolute():
+        return False
+    root = repository_root().resolve()
+    return (root / path).resolve().is_relative_to(root)
 
 
 def _uris(value: Any, where: str) -> Iterator[tuple[str, str]]:
@@ -158,7 +163,10 @@ def start(api: KfpApi, recipe: Recipe, target: Target, upload_missing: bool) -> 
 
 
 def _wanted_version(api: KfpApi, recipe: Recipe, target: Target) -> tuple[str, str, str]:
-    """Ids of pipeline and version, and the version's name. Raises InvalidInput when the server lacks it."""
+    """Ids of pipeline and version, and the version's name. Raises InvalidInput when the server lacks it.
+
+    Raises StepFailed where the version of compiled/ has another content there.
+    """
     compiled = read_compiled(compiled_text(recipe.pipeline))
     wanted = target.version or compiled.version
     pipeline = api.pipeline(compiled.pipeline, target.namespace)
@@ -174,6 +182,8 @@ def _wanted_version(api: KfpApi, recipe: Recipe, target: Target) -> tuple[str, s
             f"{api.host} has no {what}{which}",
             hint=f"run `tutelage upload {recipe.pipeline}` with the same --host, or add --upload",
         )
+    if target.version is None:
+        refuse_another_content(api, str(pipeline["pipeline_id"]), found, compiled)
     name = str(found.get("name") or found.get("display_name"))
     return str(pipeline["pipeline_id"]), str(found["pipeline_version_id"]), name
 
@@ -209,90 +219,6 @@ def _follow_or_leave(
     say("cancelling the run; press Ctrl-C again to leave it to the server")
     api.terminate(started.run_id)
     return follow(api, started.run_id, labels, say, sleep)
-
-
-def follow(
-    api: KfpApi, run_id: str, labels: Mapping[str, str], say: Say, sleep: Callable[[float], None] = time.sleep
-) -> Mapping[str, Any]:
-    """Say each task's changes of state until the run has ended. Gives the run."""
-    states: dict[str, str] = {}
-    silent_seconds = 0.0
-    while True:
-        run = api.run(run_id)
-        changes = [(label, state) for label, state in task_states(run, labels) if states.get(label) != state]
-        for label, state in changes:
-            states[label] = state
-            say(f"{datetime.now(UTC):%H:%M:%S} {label:<20} {state.lower()}")
-        silent_seconds = 0.0 if changes else silent_seconds + POLL_SECONDS
-        if silent_seconds >= QUIET_SECONDS:
-            silent_seconds = 0.0
-            at_work = ", ".join(label for label, state in sorted(states.items()) if state in UNFINISHED_STATES)
-            say(f"{datetime.now(UTC):%H:%M:%S} {str(run.get('state', 'unknown')).lower()}: {at_work or 'no task yet'}")
-        if run.get("state") in FINAL:
-            return run
-        sleep(POLL_SECONDS)
-
-
-def task_states(run: Mapping[str, Any], labels: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Label and state of each task, in the order in which they began. KFP lists its drivers and groups too: those go."""
-    details = (run.get("run_details") or {}).get("task_details") or []
-    ours = [task for task in details if task.get("display_name") in labels and task.get("state")]
-    ours.sort(key=lambda task: (str(task.get("start_time") or task.get("create_time") or ""), task["display_name"]))
-    return [(labels[task["display_name"]], str(task["state"])) for task in ours]
-
-
-def told_ends(settings: Settings, run_id: str, say: Say) -> Sequence[Mapping[str, Any]]:
-    """What the run's tasks told of their ends, through the store; says so when it cannot be read."""
-    try:
-        ends = task_ends.read_all(settings.store_root, run_id)
-    except (StoreError, OSError) as error:
-        say(f"warning: the run's store cannot be read from here ({str(error).splitlines()[0]})")
-        ends = []
-    if not ends:
-        say(
-            f"warning: nothing of this run in {settings.store_root}: outcome and verdict are what Kubeflow's states say; "
-            "set `store` in tutelage.toml to the cluster's"
-        )
-    return ends
-
-
-def settle(
-    record: RunRecord, run: Mapping[str, Any], ends: Sequence[Mapping[str, Any]], labels: Mapping[str, str], link: str
-) -> None:
-    """Fill in the record's end and write it, with the events it rests on, into its folder."""
-    state = str(run.get("state"))
-    events = [*ends, *_ends_by_state(run, ends, labels, link)]
-    folder = Path(record.folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    lines = "".join(json.dumps(event) + "\n" for event in events)
-    (folder / "events.jsonl").write_text(lines, encoding="utf-8")
-    record.seconds = round((datetime.now(UTC) - datetime.fromisoformat(record.started)).total_seconds(), 3)
-    conclude(record, events, 0 if state == "SUCCEEDED" else 1)
-
-
-def _ends_by_state(
-    run: Mapping[str, Any], ends: Sequence[Mapping[str, Any]], labels: Mapping[str, str], link: str
-) -> Iterator[dict[str, Any]]:
-    """A failure as Kubeflow's states tell it, where no task told why the run did not succeed."""
-    state = str(run.get("state"))
-    told = {str(event["task"]): event["event"] for event in ends}
-    if state == "SUCCEEDED" or (state == "FAILED" and "failed" in told.values()):
-        return
-    failed = [label for label, task_state in task_states(run, labels) if task_state == "FAILED"]
-    label = next((name for name in failed if told.get(name) != "finished"), "run")
-    outcome, hint = "failed", f"its log: {link}"
-    message = str((run.get("error") or {}).get("message") or "").strip()
-    cause = f"Kubeflow says {state.lower()}" + (f": {message}" if message else "")
-    if state == "CANCELED":
-        cause, hint = "the run was cancelled", "submit it again: finished steps are reused"
-    elif label == GATE and not told:
-        outcome = "refused"
-        cause = "the gate refused, as far as Kubeflow tells; the verdict is in the store"
-        hint = f"the release page and the log of {GATE}: {link}"
-    now = datetime.now(UTC).isoformat(timespec="milliseconds")
-    yield {
-        "time": now, "event": "failed", "task": label, "step": "", "outcome": outcome, "cause": cause, "hint": hint,
-    }  # fmt: skip
 
 
 def _record(recipe: Recipe, settings: Settings, started: Started, began: datetime, command: str) -> RunRecord:

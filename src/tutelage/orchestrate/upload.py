@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -77,7 +78,10 @@ def compiled_text(pipeline: str) -> str:
 
 
 def upload_text(api: KfpApi, text: str, namespace: str | None, commit: str | None) -> Uploaded:
-    """Upload a compiled file through KFP's REST API. Two that upload at once make one version."""
+    """Upload a compiled file through KFP's REST API. Two that upload at once make one version.
+
+    Raises StepFailed where the server's version of that name has another content, KfpError.
+    """
     compiled = read_compiled(text)
     pipeline_id = _ensure_pipeline(api, compiled, namespace)
     found = find_version(api, pipeline_id, compiled.version)
@@ -91,6 +95,8 @@ def upload_text(api: KfpApi, text: str, namespace: str | None, commit: str | Non
             found = find_version(api, pipeline_id, compiled.version) if _may_be_there(error) else None
             if found is None:
                 raise
+    if not changed:
+        refuse_another_content(api, pipeline_id, found, compiled)
     version_id = str(found["pipeline_version_id"])
     return Uploaded(compiled.pipeline, compiled.version, pipeline_id, version_id, changed, commit if changed else None)
 
@@ -99,6 +105,46 @@ def find_version(api: KfpApi, pipeline_id: str, version: str) -> dict[str, Any] 
     """The version of that name, or None. Display names count for servers that know no others (before 2.15)."""
     versions = api.versions(pipeline_id)
     return next((item for item in versions if (item.get("name") or item.get("display_name")) == version), None)
+
+
+def refuse_another_content(api: KfpApi, pipeline_id: str, version: Mapping[str, Any], compiled: Compiled) -> None:
+    """Raise StepFailed unless the server's `version` holds what `compiled` does: a name that says so can be given to anything."""
+    spec = version.get("pipeline_spec")
+    if spec is None:
+        spec = api.version(pipeline_id, str(version["pipeline_version_id"])).get("pipeline_spec")
+    if not _is_content(spec, compiled):
+        raise StepFailed(
+            f"version {compiled.version} of {compiled.pipeline} is on {api.host} with another content",
+            hint="somebody made it by hand: delete that version there, then upload again",
+        )
+
+
+def _is_content(spec: Any, compiled: Compiled) -> bool:
+    """Whether a version's `pipeline_spec`, as KFP answers it, is what was compiled.
+
+    KFP (2.17) answers the IR, or IR and platform config side by side, both written anew from its protobuf: compared as such. Of
+    what describes the pipeline the name alone counts, to which the server adds where it belongs (pipeline/llm-training).
+    """
+    from google.protobuf import json_format
+    from kfp.pipeline_spec import pipeline_spec_pb2
+
+    if not isinstance(spec, Mapping):
+        return False
+    ir, platform = (spec["pipeline_spec"], spec.get("platform_spec")) if "pipeline_spec" in spec else (spec, None)
+    kinds = (pipeline_spec_pb2.PipelineSpec, pipeline_spec_pb2.PlatformSpec)
+    try:
+        theirs, ours = (
+            [json_format.ParseDict(values or {}, kind()) for kind, values in zip(kinds, content, strict=True)]
+            for content in ((ir, platform), (compiled.spec, compiled.platform))
+        )
+    except json_format.ParseError:
+        # No IR at all, or of a KFP that says more than the one installed here.
+        return False
+    for pipeline, _ in (theirs, ours):
+        name = pipeline.pipeline_info.name.rpartition("/")[2]
+        pipeline.pipeline_info.Clear()
+        pipeline.pipeline_info.name = name
+    return theirs == ours
 
 
 def _ensure_pipeline(api: KfpApi, compiled: Compiled, namespace: str | None) -> str:

@@ -202,7 +202,9 @@ def _without_resources(task: Planned) -> tuple[Any, list[Problem]]:
     values, changes = without_resources(task.values)
     try:
         if changes:
-            changed(description.needs, changes, where=task.place(KEY))
+            needs = changed(description.needs, changes, where=task.place(KEY))
+            if description.runtime == "torch":
+                needs.training_shape(workers=1, processes=1)
     except InvalidInput as error:
         return values, [Problem(task.place(KEY), error.message, error.hint)]
     return values, []

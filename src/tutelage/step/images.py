@@ -20,6 +20,14 @@ from tutelage.errors import InvalidInput
 DEFAULT_REGISTRY = "tutelage"
 CONTENT_CHARACTERS = 12
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+#: Grammar of distribution/reference for what stands before an image's name, lower case throughout: a host that is known for one
+#: by its dot, its port or its name, then path components. `tutelage` alone is a path component.
+HOST = re.compile(
+    r"(?=.{1,253}(:|$))[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*(:[0-9]{1,5})?"
+)
+PATH_COMPONENT = re.compile(r"[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*")
+MAXIMUM_REGISTRY = 200
+MAXIMUM_PORT = 65_535
 
 
 class Image(Config):
@@ -29,6 +37,20 @@ class Image(Config):
     """Hex sha256 of everything that goes into it."""
     digest: str | None = None
     """Digest of its manifest in a registry; absent until it is pushed."""
+
+
+def checked_registry(registry: str) -> str:
+    """`registry` if images can be named below it. Raises ValueError."""
+    first, *path = registry.split("/")
+    named = "." in first or ":" in first or first == "localhost"
+    fits = (HOST if named else PATH_COMPONENT).fullmatch(first) and all(map(PATH_COMPONENT.fullmatch, path))
+    port = int(first.partition(":")[2] or 1) if fits else 0
+    if not fits or not 1 <= port <= MAXIMUM_PORT or len(registry) > MAXIMUM_REGISTRY:
+        raise ValueError(
+            f"not a registry: {registry[:MAXIMUM_REGISTRY]!r}; host, port and path without a scheme are accepted, for example "
+            "registry.example.com:5000/tutelage"
+        )
+    return registry
 
 
 def reference(image: str, root: Path, registry: str = DEFAULT_REGISTRY) -> str:

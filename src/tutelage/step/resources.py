@@ -1,15 +1,19 @@
 """What a step's pods need: processors, memory, accelerators, where they may stand, how long they may take.
 
 A step's `component.yaml` says it under `resources`; a run may change it with a `resources` key in the section that the step is
-configured by. Only what differs is written, and mappings are merged key by key:
+configured by. Only what differs is written, mappings are merged key by key, and null takes away what component.yaml says:
 
     finetuning:
       optimiser: {learning_rate: 1.0e-4}
-      resources: {replicas: 2, accelerators: {nvidia.com/gpu: 4}, limits: {memory: 256Gi}, timeouts: {run_seconds: 86400}}
+      resources: {replicas: 2, accelerators: {nvidia.com/gpu: 4}, limits: {memory: 256Gi}, node_selector: {pool: null}}
 
 It is taken out of the section before the step's Config is built (`without_resources`), so it never enters a step key: where work
 is done does not decide what comes out. The number of training ranks does (gradients are summed in another order), so that one
 number is part of the key, as it is on a laptop. Nothing of it holds on a laptop.
+
+Ranks are counted by one kind of device alone: the one whose name is that of an accelerator (.../gpu, .../tpu, .../mig-1g.5gb).
+Network and other devices that a pod gets beside it (rdma/…, vpc.amazonaws.com/efa) count for nothing. Where two kinds look like
+accelerators, or none does, `processes` must say it: a guess would be a number of ranks that nobody asked for.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from tutelage.config import Config, build, merge
 from tutelage.errors import InvalidInput
+from tutelage.step.kubernetes_grammar import LabelKey, LabelValue
 
 #: Suffix of a Kubernetes quantity → factor.
 FACTORS = {
@@ -29,6 +34,10 @@ FACTORS = {
     "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40, "Pi": 2**50, "Ei": 2**60,
 }  # fmt: skip
 QUANTITY = re.compile(r"(\d+(?:\.\d+)?)(m|[kMGTPE]|[KMGTPE]i)?")
+#: Names, after the slash, of resources that do arithmetic: a training rank belongs to each. Vendors' plugins call them so.
+ACCELERATOR = re.compile(
+    r"(gpu|mig|tpu|npu|xpu|hpu|dcu|mlu|gaudi|neuron|neuroncore|neurondevice|ascend|i915|xe)([-_.\d].*)?", re.IGNORECASE
+)
 #: The key of a run's section that changes what pods get.
 KEY = "resources"
 
@@ -113,7 +122,7 @@ class Resources(Config):
     """Devices of a pod: resource name → number, such as {nvidia.com/gpu: 1}. 0 takes away what component.yaml asks for."""
     shared_memory: Quantity | None = None
     """Size of /dev/shm, which counts as memory: data loaders and NCCL use it. The runtime's 64 MiB when absent."""
-    node_selector: dict[str, str] = Field(default_factory=dict)
+    node_selector: dict[LabelKey, LabelValue] = Field(default_factory=dict)
     """Labels that a node must have."""
     tolerations: tuple[Toleration, ...] = ()
     """Taints that do not matter."""
@@ -124,7 +133,7 @@ class Resources(Config):
     replicas: int | None = Field(default=None, ge=1)
     """Pods that share the work: training workers or Spark executors; the installation's number when absent."""
     processes: int | None = Field(default=None, ge=1)
-    """Training ranks of a pod; one for each accelerator when absent, else the installation's number."""
+    """Training ranks of a pod; when absent one for each accelerator (of exactly one kind), else the installation's number."""
 
     @model_validator(mode="after")
     def _holds_together(self) -> Self:
@@ -154,17 +163,38 @@ class Resources(Config):
     def training_shape(self, workers: int, processes: int) -> tuple[int, int]:
         """(pods, ranks of each); their product is the world size, which is part of the step key.
 
-        `workers` and `processes` are the installation's numbers, for a step that asks for neither ranks nor accelerators.
+        `workers` and `processes` are the installation's numbers, for a step that asks for neither ranks nor devices. Raises
+        InvalidInput where devices do not say how many ranks are meant: more than one kind is an accelerator, or none is.
         """
-        return self.replicas or workers, self.processes or sum(self.devices.values()) or processes
+        return self.replicas or workers, self.processes or self._ranks_of_devices() or processes
+
+    def _ranks_of_devices(self) -> int:
+        """One for each device of the only kind that is an accelerator by its name; 0 without devices."""
+        counted = {name: number for name, number in self.devices.items() if _is_accelerator(name)}
+        if len(counted) == 1 or not self.devices:
+            return sum(counted.values())
+        what = "more than one kind of accelerator" if counted else "no device that is known for an accelerator"
+        raise InvalidInput(
+            f"{KEY}.accelerators: {', '.join(counted or self.devices)}: {what}, so the number of training ranks is not clear",
+            hint=f"set {KEY}.processes to the training ranks of a pod",
+        )
+
+
+def _is_accelerator(device: str) -> bool:
+    return ACCELERATOR.fullmatch(device.rpartition("/")[2]) is not None
 
 
 def changed(resources: Resources, changes: Mapping[str, Any], where: str = KEY) -> Resources:
-    """`resources` with a run's changes. Raises InvalidInput naming every mistake in them."""
+    """`resources` with a run's changes; null takes a key away. Raises InvalidInput naming every mistake in them."""
     if not isinstance(changes, Mapping):
         raise InvalidInput(f"{where} takes a mapping, got {type(changes).__name__}", hint=f"accepted: {_fields()}")
     given = {name: resources.values()[name] for name in resources.model_fields_set}
-    return build(Resources, merge(given, changes), where=where)
+    return build(Resources, _without_nulls(merge(given, changes)), where=where)
+
+
+def _without_nulls(values: Mapping[str, Any]) -> dict[str, Any]:
+    inner = {name: _without_nulls(value) if isinstance(value, Mapping) else value for name, value in values.items()}
+    return {name: value for name, value in inner.items() if value is not None}
 
 
 def without_resources(config: Mapping[str, Any]) -> tuple[dict[str, Any], Mapping[str, Any]]:

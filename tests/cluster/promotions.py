@@ -42,8 +42,10 @@ class Stage:
 
     # What is promoted.
 
-    def service(self, digest: str, run: str = "run-1", *, owned: bool = True) -> InferenceService:
-        made = adapters.service(digest=digest)
+    def service(
+        self, digest: str, run: str = "run-1", *, owned: bool = True, take_over: bool = False
+    ) -> InferenceService:
+        made = adapters.service(digest=digest, settings=adapters.SETTINGS | {"deployment": {"take_over": take_over}})
         owner = Owner(name="wf", uid=self.site.workflow["metadata"]["uid"]) if owned else None
         return replace(made, identity=replace(made.identity, run=run, owner=owner))
 

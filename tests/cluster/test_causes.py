@@ -11,6 +11,9 @@ from tutelage.runtimes.kubernetes import causes
 from tutelage.runtimes.kubernetes.causes import CauseKind
 
 NODE_LOW = "The node was low on resource: memory. Threshold quantity: 100Mi, available: 73Mi."
+OVER_SHARED_MEMORY = 'Usage of EmptyDir volume "shared-memory" exceeds the limit "8Gi". '
+OVER_VOLUME = 'Usage of EmptyDir volume "work" exceeds the limit "1Gi". '
+OVER_STORAGE = "Pod ephemeral local storage usage exceeds the total limit of containers 10Gi. "
 QUOTA = 'pods "train-worker-1" is forbidden: exceeded quota: gpus, requested: requests.nvidia.com/gpu=8, used: …, limited: …'
 
 
@@ -30,8 +33,8 @@ def waits(reason: str) -> dict[str, Any]:
     }
 
 
-def disrupted(reason: str) -> dict[str, Any]:
-    return {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason, "message": "by force"}]}
+def disrupted(reason: str, message: str = "by force") -> dict[str, Any]:
+    return {"conditions": [{"type": "DisruptionTarget", "status": "True", "reason": reason, "message": message}]}
 
 
 def left(kind: str | None, cause: str = "why", outcome: str = "failed") -> str:
@@ -54,6 +57,10 @@ def left(kind: str | None, cause: str = "why", outcome: str = "failed") -> str:
         ({"reason": "Evicted", "message": NODE_LOW}, CauseKind.EVICTED),
         ({"reason": "DeadlineExceeded"}, CauseKind.DEADLINE),
         ({"reason": "Preempting"}, CauseKind.PREEMPTED),
+        ({"reason": "Evicted", "message": OVER_SHARED_MEMORY}, CauseKind.OUT_OF_MEMORY),
+        ({"reason": "Evicted", "message": OVER_VOLUME}, CauseKind.INVALID_SPEC),
+        ({"reason": "Evicted", "message": OVER_STORAGE}, CauseKind.INVALID_SPEC),
+        (disrupted("TerminationByKubelet", OVER_STORAGE), CauseKind.INVALID_SPEC),
         (disrupted("PreemptionByScheduler"), CauseKind.PREEMPTED),
         (disrupted("EvictionByEvictionAPI"), CauseKind.EVICTED),
         (disrupted("DeletionByTaintManager") | ended(143), CauseKind.EVICTED),
@@ -115,6 +122,12 @@ def test_events_tell_of_pods_that_were_never_made() -> None:
         ("driver container failed with ExitCode: 137, Reason: OutOfMemoryError", CauseKind.OUT_OF_MEMORY),
         ("driver pod was Evicted", CauseKind.EVICTED),
         ("PyTorchJob train is failed because 1 Worker replica(s) failed.", CauseKind.UNKNOWN),
+        ("driver container failed with ExitCode: 137, Reason: OOMKilled", CauseKind.OUT_OF_MEMORY),
+        ('rpc error: code = NotFound desc = failed to pull and unpack image "registry/x:1"', CauseKind.IMAGE),
+        ("manifest for registry/x:1 not found: manifest unknown: manifest unknown", CauseKind.IMAGE),
+        ("row 7: image manifest unknown to the parser", CauseKind.UNKNOWN),
+        ("user message: exceeded quota of words per document", CauseKind.UNKNOWN),
+        ("the shop is out of memory, said OutOfMemoryError", CauseKind.UNKNOWN),
     ],
 )
 def test_an_operators_words_tell_what_they_can(message: str, kind: CauseKind) -> None:
@@ -138,6 +151,89 @@ def test_a_step_that_ended_well_or_was_told_to_end_gives_no_cause() -> None:
     assert causes.of_outcome(None) is None
     assert causes.of_outcome({"outcome": "done", "cause": None}) is None
     assert causes.of_outcome({"outcome": "failed", "cause": "SystemExit: 143", "hint": None}) is None
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"),
+    [
+        ({"outcome": "invalid", "kind": "data", "cause": "source https://x: Connection reset by peer"}, CauseKind.DATA),
+        ({"outcome": "invalid", "cause": "rank 1 lost its peers: so the document says"}, CauseKind.DATA),
+        ({"outcome": "failed", "kind": "nan", "cause": "SystemExit: 1"}, CauseKind.NAN),
+        ({"outcome": "failed", "cause": "s3://x cannot be read: Connection refused"}, CauseKind.UNKNOWN),
+        ({"outcome": "failed", "cause": "row 3 holds 'rank 1 lost its peers'"}, CauseKind.UNKNOWN),
+        ({"outcome": "failed", "cause": "ValueError: 'we ran out of memory'"}, CauseKind.UNKNOWN),
+        ({"outcome": "failed", "cause": ["odd"], "hint": {"odd": 1}, "kind": {"odd": 1}}, CauseKind.UNKNOWN),
+    ],
+)
+def test_what_a_step_typed_or_began_otherwise_is_no_consequence(outcome: dict[str, Any], kind: CauseKind) -> None:
+    found = causes.of_outcome(outcome)
+    assert found is not None and found.kind is kind
+    assert found.hint is None or isinstance(found.hint, str)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "rank 1 lost its peers: Connection closed by peer", "SystemExit: 143", "DistBackendError: NCCL error in: x.cpp",
+        "RuntimeError: [/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.7]:471",
+        "RendezvousClosedError: ", "DistNetworkError: The client socket has failed to connect",
+    ],
+)  # fmt: skip
+def test_what_ranks_say_that_only_followed_others_is_a_consequence(words: str) -> None:
+    assert causes.of_outcome({"outcome": "failed", "cause": words, "hint": None, "kind": None}) is None
+
+
+def with_sidecar(main: dict[str, Any], sidecar: dict[str, Any], **status: Any) -> dict[str, Any]:
+    return pod(containerStatuses=[{"name": "istio-proxy", **sidecar}, {"name": "pytorch", **main}], **status)
+
+
+KILLED = {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}
+FAILED = {"state": {"terminated": {"exitCode": 1, "reason": "Error"}}}
+ENDED = {"state": {"terminated": {"exitCode": 0, "reason": "Completed"}}}
+
+
+def test_the_container_that_does_the_work_is_asked_before_its_sidecars() -> None:
+    survived = {"state": {"running": {}}, "lastState": KILLED}
+    found = causes.of_pods([with_sidecar(FAILED, survived)])
+    assert found is not None and (found.kind, "pytorch: exit code 1" in found.message) == (CauseKind.UNKNOWN, True)
+    drained = causes.of_pods([with_sidecar(FAILED, {"state": KILLED}, **disrupted("EvictionByEvictionAPI"))])
+    assert drained is not None and drained.kind is CauseKind.EVICTED
+    alone = causes.of_pods([with_sidecar(ENDED, {"state": KILLED})])
+    assert alone is not None and (alone.kind, "istio-proxy" in alone.message) == (CauseKind.OUT_OF_MEMORY, True)
+    assert causes.of_pods([with_sidecar(ENDED, survived)]) is None
+
+
+def test_an_executor_whose_heap_is_full_ends_with_sparks_own_exit_code() -> None:
+    status = {"name": "spark-kubernetes-executor", "state": {"terminated": {"exitCode": 52, "reason": "Error"}}}
+    found = causes.of_pods([pod(containerStatuses=[status])])
+    assert found is not None and found.kind is CauseKind.OUT_OF_MEMORY
+
+
+def test_events_of_an_eviction_tell_what_it_was_for() -> None:
+    event = {"reason": "Evicted", "message": OVER_STORAGE, "involvedObject": {"name": "train-worker-1"}}
+    found = causes.of_disruptions([event])
+    assert found is not None and (found.kind, found.retryable) == (CauseKind.INVALID_SPEC, False)
+    assert "ephemeral-storage" in str(found.hint)
+
+
+def stuck(**metadata: Any) -> dict[str, Any]:
+    words = {"reason": "Unschedulable", "message": "0/3 nodes are available"}
+    made = pod("train-worker-1", phase="Pending", conditions=[{"type": "PodScheduled", "status": "False", **words}])
+    return made | {"metadata": made["metadata"] | metadata}
+
+
+def test_a_pod_that_no_node_takes_explains_what_is_late_or_failed_without_a_word() -> None:
+    late, vague = causes.cause(CauseKind.DEADLINE, "still running"), causes.cause(CauseKind.UNKNOWN, "exit code 1")
+    nan, taken = causes.cause(CauseKind.NAN, "nan"), causes.cause(CauseKind.PREEMPTED, "preempted")
+    for ended in (late, vague):
+        found = causes.waited_for(ended, None, [stuck()])
+        assert found.kind is CauseKind.UNSCHEDULABLE
+        assert ended.message in found.message and "0/3 nodes are available" in found.message
+        assert causes.waited_for(ended, None, [stuck(deletionTimestamp="2026-03-01T12:00:00Z")]) is ended
+        assert causes.waited_for(ended, None, []) is ended
+    for ended in (nan, taken):
+        assert causes.waited_for(ended, None, [stuck()]) is ended
+    assert causes.waited_for(vague, {"outcome": "failed"}, [stuck()]) is vague
 
 
 def test_what_a_pod_waits_for_is_said_in_the_schedulers_words() -> None:

@@ -62,6 +62,15 @@ def test_the_start_clock_begins_anew_when_a_preempted_job_is_admitted_again() ->
     assert given.spent["run"] == 60
 
 
+def test_after_readmission_the_start_clock_counts_from_zero_and_ends_by_itself() -> None:
+    time = Time()
+    given = clocks(time)
+    # 50 s, and 59 s after readmission, are each less than 60 s; together they are not.
+    assert looks(time, given, (PENDING, 50), (QUEUED, 500), (PENDING, 40), (PENDING, 19), (PENDING, 1)) is None
+    assert given.spent["start"] == 59
+    assert looks(time, given, (PENDING, 0)) is CauseKind.DEADLINE
+
+
 def test_run_time_adds_up_over_interruptions_until_it_is_spent() -> None:
     time = Time()
     steps = [(RUNNING, 60.0), (QUEUED, 1000.0), (PENDING, 5.0), (RUNNING, 39.0), (RUNNING, 1.0), (RUNNING, 0.0)]

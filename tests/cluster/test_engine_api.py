@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
+import traceback
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,13 @@ from tests.cluster.objects import PYTORCHJOB as JOBS
 from tests.cluster.objects import Refused
 from tests.cluster.operators import finish, schedule, start
 from tutelage.runtimes.kubernetes.api import POD, PYTORCHJOB, SPARKAPPLICATION, Api, ApiError
+
+#: As a kube-apiserver answers between its first open port and the moment it has read the roles.
+DENIED = Refused(
+    403, "Forbidden",
+    'pytorchjobs.kubeflow.org "x" is forbidden: User "system:serviceaccount:team:run" cannot get resource "pytorchjobs" in API '
+    'group "kubeflow.org" in the namespace "team"',
+)  # fmt: skip
 
 
 def test_what_is_not_there_is_none_and_what_nobody_serves_is_an_error(site: Site) -> None:
@@ -110,7 +119,57 @@ def test_a_token_that_is_no_longer_accepted_is_told_with_a_hint(site: Site) -> N
     site.accounts.rotate("first", "second")
     with pytest.raises(ApiError) as told:
         site.api.get(PYTORCHJOB, "x")
-    assert told.value.status == 401 and told.value.hint and site.server.statuses == [401, 401]
+    assert told.value.status == 401 and told.value.hint and set(site.server.statuses) == {401}
+    assert len(site.server.statuses) >= 2 and site.time.seconds <= 30
+
+
+SECRET = "s3cr3t-of-the-run"
+
+
+@pytest.mark.parametrize("token", [f"{SECRET}\n{SECRET}", f"{SECRET}\r\nX-Other: 1", f"{SECRET}…", f"{SECRET}\x01"])
+def test_a_token_that_no_header_can_carry_is_refused_at_once_and_never_shown(
+    site: Site, token: str, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    site.token.write_bytes(token.encode())
+    with pytest.raises(ApiError, match="the token for the API server holds a line break") as refused:
+        site.connect().get(PYTORCHJOB, "x")
+    shown = "".join(traceback.format_exception(refused.value)) + caplog.text + "".join(capsys.readouterr())
+    assert SECRET not in shown
+    assert site.server.statuses == [] and site.time.seconds < 1
+
+
+def test_a_token_file_that_ends_in_a_newline_is_a_token(site: Site) -> None:
+    site.token.write_text("first\n")
+    assert site.connect().get(PYTORCHJOB, "x") is None
+
+
+def test_a_token_that_was_read_while_it_was_written_is_read_again(site: Site) -> None:
+    site.token.write_text("fir\nst")
+    api = site.connect()
+    site.token.write_text("first")
+    assert api.get(PYTORCHJOB, "x") is None
+
+
+def test_a_server_that_has_just_started_denies_what_it_soon_allows(site: Site) -> None:
+    site.server.faults.append(Fault("refuse", "get", times=3, answer=DENIED))
+    assert site.api.get(PYTORCHJOB, "x") is None
+    assert site.server.statuses == [403, 403, 403, 404]
+
+
+def test_what_is_denied_for_long_is_believed(site: Site) -> None:
+    site.server.faults.append(Fault("refuse", "get", times=1000, answer=DENIED))
+    with pytest.raises(ApiError, match="cannot get resource"):
+        site.api.get(PYTORCHJOB, "x")
+    assert 10 < site.time.seconds <= 30
+
+
+def test_what_a_quota_or_a_webhook_denies_is_believed_at_once(site: Site) -> None:
+    denied = Refused(403, "Forbidden", "exceeded quota: team, requested: pods=1, used: pods=1, limited: pods=1")
+    site.server.faults.append(Fault("refuse", "create", times=1000, answer=denied))
+    with pytest.raises(ApiError, match="exceeded quota"):
+        site.api.create(PYTORCHJOB, site.job.body)
+    assert site.server.statuses == [403]
 
 
 def test_a_log_keeps_time_stamps_and_drops_half_a_line(site: Site) -> None:

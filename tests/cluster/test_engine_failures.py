@@ -12,11 +12,12 @@ from tests.cluster import schemas
 from tests.cluster.access import RUN_RULES
 from tests.cluster.api_server import Fault
 from tests.cluster.bench import NAMESPACE, Site, prints
-from tests.cluster.objects import POD, PYTORCHJOB, SPARKAPPLICATION, Object, Refused
+from tests.cluster.objects import POD, PYTORCHJOB, SPARKAPPLICATION, WORKFLOW, Object, Refused
 from tests.cluster.operators import Action, evict, finish, image_error, preempt, schedule, start, unschedulable
 from tests.contracts import payloads
 from tutelage.contracts import locations
 from tutelage.runtimes.kubernetes.causes import CauseKind
+from tutelage.runtimes.kubernetes.engine import cancel_run, reap
 from tutelage.runtimes.kubernetes.jobs import Phase
 
 RUNS = [(1.0, schedule), (2.0, start), (3.0, prints("step 0"))]
@@ -221,6 +222,16 @@ def test_what_an_operators_webhook_denies_is_an_invalid_spec(site: Site) -> None
     assert ended.cause is not None and 'container with name "pytorch"' in ended.cause.message
 
 
+def test_what_a_policy_denies_is_an_invalid_spec_and_no_missing_right(site: Site) -> None:
+    text = "ValidatingAdmissionPolicy 'sizes' with binding 'sizes' denied request: too many workers"
+    denied = Refused(403, "Forbidden", f'pytorchjobs.kubeflow.org "{site.job.name}" is forbidden: {text}')
+    site.server.faults.append(Fault("refuse", "create", times=100, answer=denied))
+    ended = site.run()
+    site.check(ended, Phase.FAILED, CauseKind.INVALID_SPEC)
+    assert ended.cause is not None and "too many workers" in ended.cause.message
+    assert "Role" not in str(ended.cause.hint) and site.server.count("create", "pytorchjobs") == 1
+
+
 def test_a_role_that_may_not_create_is_told_with_the_reason(site: Site) -> None:
     site.accounts.add("first", [rule for rule in RUN_RULES if "pytorchjobs" not in rule.resources])
     ended = site.run()
@@ -316,8 +327,6 @@ def test_a_job_that_is_deleted_while_the_watch_is_down_is_gone(site: Site) -> No
 
 
 def test_a_deleted_workflow_takes_the_job_with_it(site: Site) -> None:
-    from tests.cluster.objects import WORKFLOW
-
     site.train(lambda job, index: RUNS)
     site.time.after(20, lambda: site.cluster.delete(WORKFLOW, "wf", NAMESPACE))
     ended = site.run()
@@ -332,6 +341,33 @@ def test_a_failed_job_may_be_kept_for_a_look(site: Site) -> None:
     pods = [f"Pod/{site.job.name}-worker-{index}" for index in range(2)]
     site.check(ended, Phase.FAILED, CauseKind.UNKNOWN, left=(f"PyTorchJob/{site.job.name}", *pods))
     assert any(site.job.name in name for name in ended.kept)
+
+
+def test_a_kept_job_outlives_the_exit_handler_of_its_run_and_goes_with_its_workflow(site: Site) -> None:
+    site.train(lambda job, index: [*RUNS, (5, finish(1))])
+    ended = site.run(keep_failed=True)
+    assert ended.kept == (site.job.name,)
+    # plan/clean: while the run's Workflow is there, neither it nor the reaper takes what is kept; anything else goes.
+    again = site.job.relaunched(1)
+    site.api.create(again.resource, again.body)
+    assert cancel_run(site.api, "run-1", clocks=site.clocks()) == ([again.name], [])
+    assert reap(site.api, clocks=site.clocks()) == ([], [])
+    pods = [f"Pod/{site.job.name}-worker-{index}" for index in range(2)]
+    site.check_left(f"PyTorchJob/{site.job.name}", *pods)
+    with site.time.lock:
+        site.cluster.delete(WORKFLOW, "wf", NAMESPACE)
+    assert reap(site.api, clocks=site.clocks()) == ([site.job.name], [])
+    site.time.sleep(40)
+    assert site.cluster.everything(NAMESPACE) == []
+
+
+def test_a_job_that_cannot_be_marked_as_kept_is_not_said_to_be(site: Site) -> None:
+    site.train(lambda job, index: [*RUNS, (5, finish(1))])
+    denied = Refused(403, "Forbidden", 'pytorchjobs is forbidden: User "run" cannot patch resource "pytorchjobs"')
+    site.server.faults.append(Fault("refuse", "patch", "pytorchjobs", times=100, answer=denied))
+    ended = site.run(keep_failed=True)
+    site.check(ended, Phase.FAILED, CauseKind.UNKNOWN)
+    assert ended.kept == () and "not kept" in str(site.said("warning"))
 
 
 def test_an_api_server_that_stays_away_ends_the_task_with_what_it_was(site: Site) -> None:

@@ -99,6 +99,16 @@ def test_a_restart_while_the_job_is_made_is_outlived(site: Site) -> None:
     assert len(site.prepared) == 1
 
 
+def test_a_server_that_comes_up_without_its_roles_fails_no_run_and_loses_no_line(site: Site) -> None:
+    site.train(site.working)
+    site.time.after(6, lambda: site.server.restart(outage_seconds=20))
+    since_start = lambda: 26 <= site.time.seconds < 33
+    denied = Refused(403, "Forbidden", 'pods is forbidden: User "run" cannot list resource "pods" in API group ""')
+    site.server.faults.append(Fault("refuse", times=10_000, answer=denied, when=since_start))
+    site.check(site.run(), Phase.SUCCEEDED)
+    assert site.server.faults[0].seen > 1 and site.said("warning") == []
+
+
 def test_a_watch_may_expire_twice(site: Site) -> None:
     site.train(site.working)
     for seconds in (5, 9):

@@ -262,7 +262,7 @@ def test_a_service_that_is_not_ours_is_put_back_and_judged_by_its_own_pods(stage
     with pytest.raises(StepFailed, match="required probes failed"):
         promotion.promote(
             stage.site.api,
-            stage.service(NEW),
+            stage.service(NEW, take_over=True),
             refuse(STABLE),
             records=stage.records,
             patience=stage.patience,

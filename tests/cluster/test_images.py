@@ -53,10 +53,15 @@ def faults(text: str) -> list[str]:
             wrong.append(f"COPY without --chown=0:0: {rest}")
         if keyword == "RUN" and "apt-get update" in rest and "rm -rf /var/lib/apt/lists/*" not in rest:
             wrong.append("apt lists stay in a layer")
+        if keyword == "RUN" and "apt-get install" in rest and "layout.py rights /" not in rest:
+            wrong.append("packages bring setuid files and open folders")
         if keyword in {"ARG", "ENV"} and re.search(r"(?i)token|password|secret|credential", rest):
             wrong.append(f"{keyword} {rest} would keep a secret")
         if ":latest" in rest:
             wrong.append(f"{rest} has no fixed version")
+    first = next((rest for keyword, rest in parts.get("runtime", []) if keyword in {"ENV", "RUN"}), "")
+    if "PYTHONDONTWRITEBYTECODE=1" not in first:
+        wrong.append("what runs as root while the image is built leaves byte code in it")
     for image in lock.IMAGES:
         last = dict(parts.get(image, []))
         if last.get("USER") != "65532:65532":
@@ -91,8 +96,10 @@ def test_every_image_keeps_our_own_rules():
         ("COPY --chown=0:0 src", "ADD src", "ADD src"),
         ("FROM ${BASE_IMAGE} AS runtime", "FROM python:latest AS runtime", "FROM python:latest"),
         ("rm -rf /var/lib/apt/lists/*", "true", "apt lists"),
+        ("layout.py rights /", "true", "setuid"),
         ("ARG PIP_INDEX_URL", "ARG PIP_PASSWORD", "would keep a secret"),
         ('org.opencontainers.image.revision="${REVISION}"', 'x="y"', "no label revision"),
+        ("FROM ${BASE_IMAGE} AS runtime\n", "FROM ${BASE_IMAGE} AS runtime\nRUN python3 -V\n", "leaves byte code"),
     ],
 )  # fmt: skip
 def test_our_rules_catch(before, after, fault):
@@ -163,6 +170,41 @@ def test_what_no_image_holds_leaves_its_content_alone():
     } <= names
     assert not [name for name in names if "/tests/" in name or name.endswith(".md") or name == "images/digests.json"]
     assert "images/python-torch/requirements.lock" not in names
+
+
+def test_whatever_the_dockerfile_copies_must_be_committed_before_a_build_and_counts_as_content():
+    copied = {
+        word
+        for keyword, rest in instructions(DOCKERFILE)
+        if keyword == "COPY" and "--from=" not in rest
+        for word in rest.removeprefix("--chown=0:0").split()[:-1]
+    }
+    covered = lambda name, places: any(name == place or name.startswith(f"{place}/") for place in places)
+    assert [name for name in sorted(copied) if not covered(name, {*build.COPIED, "src"})] == []
+    own = {f"images/{image}" for image in lock.IMAGES}
+    # compiled/ names images by their content; images/ as a whole is those files and digests.json.
+    assert {name for name in copied if not covered(name, {*digests.EVERYWHERE, *own})} == {"compiled", "images", "src"}
+    assert {path.name for path in (ROOT / "src").iterdir() if not path.name.endswith(".egg-info")} == {"tutelage"}
+
+
+def test_a_base_image_loses_every_right_to_change_users_and_every_folder_open_to_all_but_tmp(tmp_path):
+    modes = {"usr/bin/su": 0o4755, "opt/tool": 0o2755, "srv/open": 0o666, "tmp/mine": 0o666, "etc/plain": 0o640}
+    for name, mode in modes.items():
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("")
+        file.chmod(mode)
+    folders = {"var/mail": 0o2775, "run/lock": 0o1777, "tmp": 0o1777, "usr/bin": 0o755}
+    for name, mode in folders.items():
+        (tmp_path / name).mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).chmod(mode)
+    (tmp_path / "usr/bin/link").symlink_to("su")
+    layout.take_rights(tmp_path)
+    after = {name: (tmp_path / name).stat().st_mode & 0o7777 for name in (*modes, *folders)}
+    assert after == {
+        "usr/bin/su": 0o755, "opt/tool": 0o755, "srv/open": 0o664, "tmp/mine": 0o666, "etc/plain": 0o640,
+        "var/mail": 0o775, "run/lock": 0o1775, "tmp": 0o1777, "usr/bin": 0o755,
+    }  # fmt: skip
 
 
 def test_a_digest_recorded_for_other_content_is_forgotten():

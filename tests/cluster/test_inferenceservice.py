@@ -15,7 +15,9 @@ from tests.cluster.bench import NAMESPACE, Site
 from tests.cluster.objects import INFERENCESERVICE, Object
 from tests.cluster.promotions import NEW, OLD, SMOKE, STABLE, Stage, crashing, refuse, written
 from tutelage.errors import StepFailed
+from tutelage.runtimes.kubernetes import promotion
 from tutelage.runtimes.kubernetes.causes import CauseKind
+from tutelage.runtimes.kubernetes.ensure import NameTaken
 from tutelage.runtimes.kubernetes.inferenceservice import RELEASE_LABEL, address_of
 from tutelage.runtimes.kubernetes.jobs import INFERENCESERVICE as RESOURCE
 from tutelage.runtimes.kubernetes.jobs import Phase
@@ -295,9 +297,51 @@ def test_somebody_elses_change_in_between_is_not_overwritten(stage: Stage, monke
 
     monkeypatch.setattr(api, "get", get)
     with pytest.raises(StepFailed, match="changed by somebody else"):
-        stage.deploy(NEW)
+        stage.promote(NEW)
     assert release_of(stage.stable()) == stage.service(OLD).promoted().release
     assert stage.left() == [f"InferenceService/{STABLE}"]
+
+
+def somebody_elses(stage: Stage, *labels: str) -> Object:
+    """A service under the stable name with more to it than we know of."""
+    its = {"team": "other"} | ({"app.kubernetes.io/managed-by": labels[0]} if labels else {})
+    container = {"name": "t", "image": "registry.example.com/transformer:1"}
+    spec = {
+        "predictor": {"canaryTrafficPercent": 10, "minReplicas": 1, "containers": [{"name": "m", "image": "m:1"}]},
+        "transformer": {"containers": [container]},
+    }
+    body = {
+        "apiVersion": "serving.kserve.io/v1beta1", "kind": "InferenceService", "spec": spec,
+        "metadata": {"name": STABLE, "namespace": NAMESPACE, "labels": its},
+    }  # fmt: skip
+    return stage.site.cluster.create(INFERENCESERVICE, body, NAMESPACE)
+
+
+@pytest.mark.parametrize("labels", [(), ("helm",)], ids=["unmanaged", "helm's"])
+def test_a_service_of_somebody_else_is_refused_before_anything_is_made(stage: Stage, labels: tuple[str, ...]) -> None:
+    before = written(somebody_elses(stage, *labels))
+    for begin in (stage.deploy, stage.promote):
+        with pytest.raises(NameTaken, match=f"{STABLE} was made by somebody else") as refused:
+            begin(NEW)
+        assert "take_over = true" in str(refused.value.hint)
+    assert "helm" in str(refused.value) or not labels
+    assert written(stage.stable()) == before
+    assert (stage.asked, stage.recorded(), stage.left()) == ([], [], [f"InferenceService/{STABLE}"])
+
+
+def test_a_service_of_somebody_else_is_taken_over_where_the_installation_says_so(stage: Stage) -> None:
+    somebody_elses(stage, "helm")
+    service = stage.service(NEW, take_over=True)
+    assert promotion.deploy(stage.site.api, service, stage.ask, records=stage.records, patience=stage.patience)
+    stable = stage.stable()
+    assert release_of(stable) == service.promoted().release and "transformer" not in stable["spec"]
+    # Ours from now on: the setting is needed once.
+    assert stage.promote(OLD) and stage.behind(STABLE) == ["a"]
+
+
+def test_what_lost_our_label_but_serves_a_release_of_ours_is_ours(stage: Stage) -> None:
+    stage.serve(OLD, lambda body: body["metadata"]["labels"].pop("app.kubernetes.io/managed-by"))
+    assert stage.promote(NEW) and stage.behind(STABLE) == ["b"]
 
 
 def test_an_image_that_cannot_be_pulled_is_given_up_after_the_grace(site: Site, tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +16,7 @@ import tutelage
 from tests.contracts import payloads
 from tests.contracts.workspace import Workspace
 from tutelage.contracts.store import Store
-from tutelage.errors import NotFinite
+from tutelage.errors import InvalidInput, NotFinite, StepFailed
 from tutelage.runtimes.kubernetes import causes
 from tutelage.step import Request, cluster, request_json
 
@@ -110,11 +112,23 @@ def test_a_long_cause_is_cut_to_what_the_kubelet_keeps(tmp_path: Path, monkeypat
     assert len(data) <= 4096 and json.loads(data)["cause"].startswith("ValueError: ж")
 
 
+def raised_from(error: BaseException, cause: BaseException) -> BaseException:
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "kind"),
     [
         (MemoryError(), "out_of_memory"),
         (type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory. Tried to allocate 2 GiB"), "out_of_memory"),
+        (type("OutOfMemoryError", (RuntimeError,), {})(), "out_of_memory"),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), "out_of_memory"),
+        (OSError(errno.ENOENT, "out of memory.txt"), None),
+        (ValueError("OutOfMemoryError in column name"), None),
+        (KeyError("OutOfMemoryError"), None),
+        (raised_from(StepFailed("rank 1 lost its peers: CUDA"), MemoryError()), "out_of_memory"),
+        (raised_from(InvalidInput("too long"), MemoryError()), "data"),
         (NotFinite("weights are not finite after step 2"), "nan"),
         (cluster.TutelageError("rank 1 lost its peers: closed"), None),
         (RuntimeError("banana is nan"), None),
@@ -122,3 +136,21 @@ def test_a_long_cause_is_cut_to_what_the_kubelet_keeps(tmp_path: Path, monkeypat
 )
 def test_errors_are_typed_by_what_they_are(error: BaseException, kind: str | None) -> None:
     assert cluster.kind_of(error) == kind
+
+
+@pytest.mark.skipif(shutil.which("java") is None, reason="no java")
+def test_an_error_that_comes_from_java_is_typed_by_its_class_and_not_by_its_words() -> None:
+    from py4j.java_gateway import JavaGateway
+    from py4j.protocol import Py4JJavaError
+
+    gateway = JavaGateway.launch_gateway(die_on_exit=True, javaopts=["-Xmx32m"])
+    try:
+        with pytest.raises(Py4JJavaError) as full:
+            gateway.jvm.java.nio.ByteBuffer.allocate(2_000_000_000)
+        with pytest.raises(Py4JJavaError) as quoted:
+            gateway.jvm.java.lang.Integer.parseInt("java.lang.OutOfMemoryError")
+        assert "OutOfMemoryError" in str(quoted.value)
+        assert (cluster.kind_of(full.value), cluster.kind_of(quoted.value)) == ("out_of_memory", None)
+    finally:
+        gateway.shutdown()
+    assert cluster.kind_of(full.value) is None, "its JVM is gone, and nothing is raised"

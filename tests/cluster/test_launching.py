@@ -17,6 +17,7 @@ from tests.contracts import payloads
 from tutelage.contracts import locations
 from tutelage.errors import InvalidInput, NotFinite
 from tutelage.runtimes.kubernetes import launching
+from tutelage.runtimes.kubernetes.names import HASH_ANNOTATION
 from tutelage.runtimes.kubernetes.surroundings import Surroundings
 from tutelage.step import Request
 from tutelage.step.cluster import fetch, leave
@@ -124,9 +125,12 @@ def test_a_retried_launcher_adopts_the_job_and_learns_the_attempt_from_it(site: 
         work.requests,
         1,
     )
-    work.prepare(job)
-    first = json.loads(locations.read_bytes(job.request))["attempt"]  # type: ignore[attr-defined]
-    site.api.create(job.resource, job.body)
+    body = work.prepare(job)
+    first = fetch(
+        body["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"][0]["command"][-1]
+    ).attempt
+    assert body["metadata"]["annotations"][HASH_ANNOTATION] == job.body["metadata"]["annotations"][HASH_ANNOTATION]
+    site.api.create(job.resource, body)
     code, outcome = launch(site)
     assert (code, outcome["attempt"]) == (0, first)
     assert len(site.store.find({"trained": "model"}, payloads.KEY) or {}) == 1

@@ -80,7 +80,7 @@ def test_workers_alone_meet_at_the_first_of_them_and_never_restart() -> None:
         "rdzvBackend": "c10d", "rdzvPort": 23456, "rdzvId": adapters.training().name, "minReplicas": 3, "maxReplicas": 3,
         "maxRestarts": 0,
     }  # fmt: skip
-    assert spec["nprocPerNode"] == "3", "a rank for each accelerator"
+    assert spec["nprocPerNode"] == "2", "a rank for each accelerator, none for the fabric"
     (only,) = worker["template"]["spec"]["containers"]
     assert only["name"] == "pytorch"
     assert only["ports"] == [{"name": "pytorchjob-port", "containerPort": 23456}]
@@ -94,7 +94,7 @@ def test_ranks_read_the_request_from_the_store() -> None:
     assert command[-3:] == ["-m", "tutelage.step.cluster", f"{adapters.REQUESTS}/{job.name}.request.json"]
     flags = dict(zip(command[3:-3:2], command[4:-3:2], strict=True))
     assert flags == {
-        "--nnodes": "3", "--nproc-per-node": "3", "--rdzv-backend": "c10d", "--rdzv-id": job.name,
+        "--nnodes": "3", "--nproc-per-node": "2", "--rdzv-backend": "c10d", "--rdzv-id": job.name,
         "--rdzv-conf": "join_timeout=900", "--max-restarts": "0",
     }  # fmt: skip
     assert "PYTHONUNBUFFERED" not in {entry["name"] for entry in only["env"]}, "the operator adds it"
@@ -105,7 +105,7 @@ def test_torchrun_itself_takes_the_flags() -> None:
 
     (only,) = body(needs=adapters.MANY_NEEDS)["spec"]["pytorchReplicaSpecs"]["Worker"]["template"]["spec"]["containers"]
     config, command, arguments = config_from_args(get_args_parser().parse_args(only["command"][3:]))
-    assert (config.min_nodes, config.max_nodes, config.nproc_per_node, config.max_restarts) == (3, 3, 3, 0)
+    assert (config.min_nodes, config.max_nodes, config.nproc_per_node, config.max_restarts) == (3, 3, 2, 0)
     assert config.rdzv_configs["join_timeout"] == "900"
     assert (str(command).rpartition("/")[2].startswith("python"), arguments[-3:-1]) == (
         True,

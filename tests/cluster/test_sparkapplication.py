@@ -221,3 +221,45 @@ def test_logs_come_from_the_driver_first() -> None:
     assert adapters.spark().log_sources(pods) == [
         ("uid-job-driver", "spark-kubernetes-driver"), ("uid-job-exec-1", "spark-kubernetes-executor"),
     ]  # fmt: skip
+
+
+NO_NODE = condition("PodScheduled", "False", "Unschedulable", "0/3 nodes are available: 3 Insufficient cpu.")
+
+
+def executor(name: str, phase: str = "Pending", **status: Any) -> dict[str, Any]:
+    return pod(name, phase, labels=EXECUTOR, **status)
+
+
+def test_executors_that_have_never_started_are_waited_for_by_the_start_clock() -> None:
+    driver, waiting = pod("job-driver", labels=DRIVER), executor("job-exec-1", conditions=[NO_NODE])
+    seen = adapters.spark().observe(found("RUNNING"), [driver, waiting, executor("job-exec-2")], [])
+    assert (seen.phase, seen.reason) == (Phase.PENDING, "ExecutorsPending")
+    assert "none of its 2 executors" in seen.message and "Insufficient cpu" in seen.message
+
+
+@pytest.mark.parametrize("phase", ["Running", "Succeeded", "Failed"])
+def test_an_executor_that_has_run_ends_the_start(phase: str) -> None:
+    pods = [pod("job-driver", labels=DRIVER), executor("job-exec-1", conditions=[NO_NODE]), executor("e", phase)]
+    assert adapters.spark().observe(found("RUNNING"), pods, []).phase is Phase.RUNNING
+
+
+def test_an_executor_that_ran_and_is_gone_ended_the_start_too() -> None:
+    application = found("RUNNING")
+    application["status"]["executorState"] = {"job-exec-1": "FAILED", "job-exec-2": "PENDING"}
+    pods = [pod("job-driver", labels=DRIVER), executor("job-exec-2", conditions=[NO_NODE])]
+    assert adapters.spark().observe(application, pods, []).phase is Phase.RUNNING
+
+
+@pytest.mark.parametrize("state", ["SUCCEEDING", "FAILING", "UNKNOWN"])
+def test_a_driver_that_ends_waits_for_no_executor(state: str) -> None:
+    pods = [pod("job-driver", labels=DRIVER), executor("job-exec-1", conditions=[NO_NODE])]
+    assert adapters.spark().observe(found(state), pods, []).phase is Phase.RUNNING
+    assert adapters.spark().observe(found("RUNNING"), pods[:1], []).phase is Phase.RUNNING, "it has asked for none yet"
+
+
+def test_executors_that_its_end_stopped_do_not_speak_for_the_driver() -> None:
+    pods = [ended("job-exec-1", EXECUTOR, 143), ended("job-driver", DRIVER, 1)]
+    seen = adapters.spark().observe(
+        found("FAILED", "driver container failed with ExitCode: 1, Reason: Error"), pods, []
+    )
+    assert seen.cause is not None and "job-driver" in seen.cause.message

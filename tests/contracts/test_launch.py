@@ -160,6 +160,26 @@ def test_a_finished_step_leaves_no_process_and_no_scratch(workspace):
     )
 
 
+@pytest.mark.parametrize("where", ["laptop", "cluster"])
+def test_a_fresh_run_finds_no_checkpoints_and_on_a_cluster_removes_nobodys(workspace, where):
+    workspace.settings["reuse"] = False
+    if where == "cluster":
+        workspace.settings["cluster"] = {"namespace": "team"}
+    request = workspace.request("demo/make", {"fail": "StepFailed"})
+    workspace.launch(request)
+    (made,) = (workspace.runs / "store" / "documents").iterdir()
+    scratch = workspace.runs / "store" / "scratch"
+    own = scratch / made.name if where == "laptop" else scratch / "runs" / "run-1" / "make" / made.name
+    others = [scratch / "runs" / "run-2" / "make" / made.name, scratch / "checkpoints" / "team" / made.name]
+    for folder in (own, *others):
+        folder.mkdir(parents=True)
+        (folder / "complete.json").write_text("{}")
+    # The task's pod is tried again, while the job that the first one made still works.
+    workspace.launch(request)
+    assert (own / "complete.json").exists() == (where == "cluster")
+    assert all((folder / "complete.json").exists() for folder in others)
+
+
 TYPED = ("InvalidInput", "MissingTool", "GateRefused", "BudgetSpent", "StepFailed", "CorruptPayload")
 OUTCOMES = {"InvalidInput": "invalid", "MissingTool": "invalid", "GateRefused": "refused", "BudgetSpent": "budget"}
 EXIT_CODES = {"InvalidInput": 2, "MissingTool": 2, "GateRefused": 3, "BudgetSpent": 4}

@@ -59,7 +59,10 @@ def start(
     if describe(request.step).runtime == "process":
         return process.run(request, log_file, lock, settings), request.attempt
     store = Store(settings.store_root)
-    exit_code = launching.run(request, log_file, store, cluster, processes=settings.processes, resources=resources)
+    exit_code = launching.run(
+        request, log_file, store, cluster, processes=settings.processes, resources=resources,
+        shared=settings.reuse and describe(request.step).reuse,
+    )  # fmt: skip
     outcome = json.loads(locations.read_bytes(request.outcome))
     return exit_code, str(outcome.get("attempt") or request.attempt)
 

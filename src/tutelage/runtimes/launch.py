@@ -156,7 +156,7 @@ class _Task:
         with step_lock(self.locks, key, lambda: self.event("waiting", reason="another run does the same work")) as lock:
             if reuse and (found := self.store.find(self.description.writes, key)):
                 return found, True
-            if not self.settings.reuse:
+            if not self.settings.reuse and self.settings.cluster is None:
                 locations.remove(self._scratch(key))
             attempt = new_attempt()
             request = Request(
@@ -183,7 +183,13 @@ class _Task:
             return made, False
 
     def _scratch(self, key: str) -> str:
-        return locations.join(self.store.root, "scratch", key)
+        """Where the step's checkpoints lie. The lock above holds for this machine alone: on a cluster they are the run's own,
+        so that nobody else removes them and a fresh run finds none, or shared by jobs that look for each other (launching.py).
+        """
+        scratch = locations.join(self.store.root, "scratch")
+        if self.settings.cluster is None:
+            return locations.join(scratch, key)
+        return locations.join(scratch, "runs", self.run, self.label, key)
 
     def _digests(
         self, inputs: Mapping[str, Manifest], settings: Mapping[str, str], resources: Mapping[str, Any] | None = None

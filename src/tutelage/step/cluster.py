@@ -15,13 +15,15 @@ from pathlib import Path
 # Started by path (spark-submit), this folder comes first among the places of modules, and its code.py would stand for Python's.
 sys.path[:] = [entry for entry in sys.path if not entry or Path(entry).absolute() != Path(__file__).absolute().parent]
 
+import errno  # noqa: E402
 import json  # noqa: E402
 import logging  # noqa: E402
 import os  # noqa: E402
 import signal  # noqa: E402
 import tempfile  # noqa: E402
 import traceback  # noqa: E402
-from collections.abc import Mapping  # noqa: E402
+from collections.abc import Iterator, Mapping  # noqa: E402
+from contextlib import suppress  # noqa: E402
 from dataclasses import replace  # noqa: E402
 from typing import Any, NoReturn  # noqa: E402
 
@@ -38,6 +40,7 @@ TERMINATION_LOG = "/dev/termination-log"
 #: The kubelet keeps 4,096 bytes of a container's message, and 12 KiB of all containers of a pod together.
 MAXIMUM_MESSAGE_BYTES = 4096
 STANDARD_OUTPUT = "/dev/stdout"
+MOST_JAVA_CAUSES = 20
 
 
 def main(arguments: list[str]) -> NoReturn:
@@ -102,16 +105,40 @@ def leave(request: Request | None, error: BaseException | None) -> None:
 
 def kind_of(error: BaseException) -> str | None:
     """The type of an error as the launcher's taxonomy has it (runtimes/kubernetes/causes.py); None where it has none."""
-    message = str(error)
     if isinstance(error, TutelageError) and error.outcome in ("invalid", "refused"):
         return "data"
     if isinstance(error, TutelageError) and error.outcome == "budget":
         return "budget"
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "OutOfMemoryError" in message:
-        return "out_of_memory"
     if isinstance(error, NotFinite):
         return "nan"
-    return None
+    return "out_of_memory" if _is_out_of_memory(error) else None
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """By type, its own or that of what it was raised from, and never by words: a message may quote data."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in seen:
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno == errno.ENOMEM):
+            return True
+        # PyTorch's, on any device; and what py4j brings from Java.
+        names = {base.__name__ for base in type(cause).__mro__} | set(_java_names(cause))
+        if names & {"OutOfMemoryError", "java.lang.OutOfMemoryError"}:
+            return True
+        seen.append(cause)
+        cause = cause.__cause__
+    return False
+
+
+def _java_names(error: BaseException) -> Iterator[str]:
+    """Names of the Java classes that an error of py4j carries; none where its JVM is gone."""
+    with suppress(Exception):
+        java = getattr(error, "java_exception", None)
+        for _ in range(MOST_JAVA_CAUSES):
+            if java is None:
+                return
+            yield str(java.getClass().getName())
+            java = java.getCause()
 
 
 def _complete_outcome(location: str, outcome: Mapping[str, Any]) -> None:

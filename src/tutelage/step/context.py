@@ -143,13 +143,13 @@ class Context:
         """Record measured figures (seconds, tokens a second): they go to observations.json, outside every digest."""
         self.observations.update(figures)
 
-    def event(self, name: str, **fields: Any) -> None:
+    def event(self, name: str, /, **fields: Any) -> None:
         """Append an event to the run's event file, if there is one."""
         if self._request.events is not None:
             append_event(self._request.events, name, self.label, self._request.step, **fields)
 
 
-def append_event(path: str, name: str, label: str, step: str, **fields: Any) -> dict[str, Any]:
+def append_event(path: str, name: str, label: str, step: str, /, **fields: Any) -> dict[str, Any]:
     """Append one line to an event file in a single write, so that lines of several processes never mix. Gives the event."""
     time_stamp = datetime.now(UTC).isoformat(timespec="milliseconds")
     event = {"time": time_stamp, "event": name, "task": label, "step": step, **fields}

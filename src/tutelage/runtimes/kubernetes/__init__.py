@@ -5,11 +5,14 @@
     api.py           raw JSON over the Kubernetes client: retries, watches, rotated tokens
     names.py         names, labels and spec hashes that survive retries of the task's pod
     jobs.py          what an adapter tells the engine: Job, Observation, Phase
-    causes.py        why a job failed, and whether another try can help
+    causes.py        why a job failed, read from what is left of it; cause_kinds.py: the kinds, and which may be tried again
     clocks.py        queue, start and run time, each counted only while it applies
-    logs.py          every line of every container once, in the task's log
+    logs.py          every line of every container once, in the task's log; log_position.py: how far one is written
     evidence.py      pods, those that have just gone included, and events
     ensure.py        a job exists exactly once: strict create, adoption, refusal
+    launches.py      launches of one job: which is the last, and that no two work at once
+    attempts.py      requests and outcomes in the store, an attempt for each launch, and the count of launches
+    sharing.py       several runs with one step key do the work once
     ended.py         what goes into the engine besides a job, and what comes out
     engine.py        ensure → watch → collect → clean, with relaunches and cancelling
     reaping.py       deletion by label: the exit handler's part, and orphans

@@ -265,6 +265,7 @@ class Api:
     ) -> Any:
         """The open response, or what `read` makes of it. Retries within the budget. Raises ApiError."""
         started, tries, renewed = self._now(), 0, False
+        doubted_until: float | None = None
         while True:
             try:
                 return self._try(method, path, query, body, content_type, timeout, read)
@@ -274,10 +275,13 @@ class Api:
                     continue
                 if error.reason == "ConnectionLost" and once:
                     raise ApiError(0, "ReplyLost", error.message, retryable=True) from error
-                wait, budget = self.backoff(tries, error), self.budget_seconds if error.retryable else 0
-                if error.doubtful:
-                    budget = min(DOUBTED_SECONDS, self.budget_seconds)
-                if self._now() - started + wait > budget:
+                if error.doubtful and doubted_until is None:
+                    # From the first denial on, not from the request: the server may have been away before.
+                    doubted_until, tries = self._now() + DOUBTED_SECONDS, 0
+                wait = self.backoff(tries, error)
+                then = self._now() + wait
+                doubted = error.doubtful and doubted_until is not None and then <= doubted_until
+                if not (error.retryable or doubted) or then - started > self.budget_seconds:
                     raise
                 log.info("%s %s: %s; again in %.1f s", method, path.rsplit("/", 1)[-1], error.message, wait)
                 self._sleep(wait)
@@ -288,7 +292,9 @@ class Api:
         Jitter", 2015), but never nothing."""
         if error.wait_seconds is not None:
             return error.wait_seconds + self._random.uniform(0, 1)
-        return self._random.uniform(0.2, 1.0) * min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0 ** min(tries, 10))
+        # A denial is doubted for seconds only: four seconds at most between two tries.
+        doublings = min(tries, 3 if error.doubtful else 10)
+        return self._random.uniform(0.2, 1.0) * min(LONGEST_WAIT_SECONDS, FIRST_WAIT_SECONDS * 2.0**doublings)
 
     def _try(
         self, method: str, path: str, query: Mapping[str, str], body: Object | None, content_type: str, timeout: int,
@@ -301,7 +307,7 @@ class Api:
             headers["Content-Type"] = content_type
         for setting in self._client.configuration.auth_settings().values():
             if setting["in"] == "header" and setting["value"]:
-                headers[setting["key"]] = setting["value"]
+                headers[setting["key"]] = _sendable(setting["value"])
         url = self._client.configuration.host + path + (f"?{urlencode(query)}" if query else "")
         try:
             response = self._client.rest_client.pool_manager.request(
@@ -315,6 +321,23 @@ class Api:
             raise ApiError(0, "Unreachable", f"API server does not answer: {error}", retryable=True) from error
         except _broken() as error:
             raise ApiError(0, "ConnectionLost", f"connection lost: {error}", retryable=True) from error
+
+
+def _sendable(credential: str) -> str:
+    """A header's value without the white space around it: files of tokens end in a newline.
+
+    Raises ApiError where no header can carry it. Here and not by urllib3, whose error would show it, and would be taken for a
+    connection that broke.
+    """
+    credential = credential.strip()
+    if credential.isascii() and credential.isprintable():
+        return credential
+    error = ApiError(
+        401, "Unsendable", "the token for the API server holds a line break or another character that no HTTP header can carry",
+        hint="look at the token in the account's file or in KUBECONFIG: it may have been pasted with a line break in it",
+    )  # fmt: skip
+    error.doubtful = False
+    raise error
 
 
 def _broken() -> tuple[type[Exception], ...]:
@@ -343,7 +366,7 @@ def _refusal(response: Any, namespace: str) -> ApiError:
         error.hint = (
             "the token is expired or not accepted, also after reading it again: log in, or check the service account"
         )
-    if response.status == 403 and error.hint is None:
+    if response.status == 403 and error.doubtful:
         error.hint = f"grant the run's account this verb in namespace {namespace}: see manifests/base"
     wait = response.headers.get("Retry-After", "")
     if wait.isdigit():

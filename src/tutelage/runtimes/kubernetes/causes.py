@@ -4,6 +4,9 @@ Evidence is read in this order, since each knows more than the next: what the st
 left (`/dev/termination-log`, typed), the container's state (exit code, OOMKilled, ImagePullBackOff), the pod's conditions
 (DisruptionTarget), the job's own conditions, events. A step's error without a type ranks below typed evidence from anywhere:
 a rank that lost a connection does not know that its peer was evicted.
+
+Words are read only where Kubernetes or an operator wrote them, and only in the form in which they write them: what a step says
+may quote its data. Its errors are typed where they are raised (step/cluster.py).
 """
 
 from __future__ import annotations
@@ -11,58 +14,17 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
 
+from tutelage.runtimes.kubernetes.cause_kinds import RETRYABLE, Cause, CauseKind, best, cause, most_telling
+
+__all__ = ["RETRYABLE", "Cause", "CauseKind", "best", "cause", "most_telling"]
+
 Object = Mapping[str, Any]
+#: Containers that do the work, by the adapters; what others (sidecars, init containers) tell counts only where these say nothing.
+WORK = frozenset({"pytorch", "spark-kubernetes-driver", "spark-kubernetes-executor", "kserve-container"})
 
 
-class CauseKind(StrEnum):
-    """The taxonomy."""
-
-    DATA = "data"
-    """What the step was given cannot be used: input, configuration, a refused gate."""
-    NAN = "nan"
-    """Loss or gradients were no finite numbers."""
-    OUT_OF_MEMORY = "out_of_memory"
-    """A container or a device ran out of memory."""
-    BUDGET = "budget"
-    """The step's own budget was spent before anything useful existed."""
-    IMAGE = "image"
-    """An image that cannot be pulled, or whose command does not start."""
-    QUOTA = "quota"
-    """The namespace's ResourceQuota or LimitRange denies the job or its pods."""
-    UNSCHEDULABLE = "unschedulable"
-    """No node took the pods before the start clock ended."""
-    PREEMPTED = "preempted"
-    """Pods of higher priority took their place."""
-    EVICTED = "evicted"
-    """Evicted or drained, or the node was lost."""
-    DEADLINE = "deadline"
-    """A clock of ours, or the object's own deadline, ended."""
-    OPERATOR_MISSING = "operator_missing"
-    """Nobody serves this kind of object."""
-    FORBIDDEN = "forbidden"
-    """The account of the run may not do what the engine needs."""
-    CANCELLED = "cancelled"
-    """The run was told to end."""
-    DELETED = "deleted"
-    """Somebody else deleted the object."""
-    INVALID_SPEC = "invalid_spec"
-    """The API server, the operator or the kubelet refuses the object."""
-    UNKNOWN = "unknown"
-    """It failed, and nothing says why but perhaps a message."""
-
-
-#: The same work may succeed when tried again: what ended it came from outside.
-RETRYABLE = frozenset({CauseKind.PREEMPTED, CauseKind.EVICTED})
-#: Of causes of several pods, the first of these is the one that the others follow from.
-TELLING = (
-    CauseKind.NAN, CauseKind.DATA, CauseKind.BUDGET, CauseKind.OUT_OF_MEMORY, CauseKind.PREEMPTED, CauseKind.EVICTED,
-    CauseKind.IMAGE, CauseKind.INVALID_SPEC, CauseKind.QUOTA, CauseKind.DEADLINE, CauseKind.UNSCHEDULABLE,
-    CauseKind.OPERATOR_MISSING, CauseKind.FORBIDDEN, CauseKind.CANCELLED, CauseKind.DELETED, CauseKind.UNKNOWN,
-)  # fmt: skip
 IMAGE_REASONS = frozenset({
     "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable", "ImageInspectError",
     "SignatureValidationFailed",
@@ -81,52 +43,32 @@ POD_REASONS = {
     "UnexpectedAdmissionError": CauseKind.EVICTED, "OutOfcpu": CauseKind.EVICTED, "OutOfmemory": CauseKind.EVICTED,
     "OutOfpods": CauseKind.EVICTED, "Preempting": CauseKind.PREEMPTED, "DeadlineExceeded": CauseKind.DEADLINE,
 }  # fmt: skip
-HINTS = {
-    CauseKind.OUT_OF_MEMORY: "raise the step's memory in component.yaml, or lower batch.micro_sequences",
-    CauseKind.IMAGE: "check cluster.images.registry, images/digests.json and the pull secrets",
-    CauseKind.QUOTA: "ask for less, wait for others to end, or raise the namespace's quota",
-    CauseKind.UNSCHEDULABLE: "no node has this room: check requests, node selectors and tolerations",
-    CauseKind.EVICTED: "the node took the pod away; it is started again where relaunches are left",
-    CauseKind.PREEMPTED: "a higher priority took its place; it is started again where relaunches are left",
-    CauseKind.DEADLINE: "raise cluster.clocks.run_seconds, or ask for less work",
-    CauseKind.OPERATOR_MISSING: "install the operator for this kind, or check that it watches this namespace",
-    CauseKind.INVALID_SPEC: "the message names the field; this is a bug in an adapter, or an operator of another version",
-}
 #: Reasons of events about a pod that something took away, from scheduler, kubelet and node controllers.
 DISRUPTION_EVENTS = {
     "Preempted": CauseKind.PREEMPTED, "Preempting": CauseKind.PREEMPTED, "Evicted": CauseKind.EVICTED,
     "TaintManagerEviction": CauseKind.EVICTED, "NodeControllerEviction": CauseKind.EVICTED,
 }  # fmt: skip
 QUOTA = re.compile(
-    r"exceeded quota|failed quota|(minimum|maximum) (cpu|memory|nvidia\S*) usage per (Container|Pod)", re.IGNORECASE
+    r"exceeded quota: |failed quota: |(minimum|maximum) (cpu|memory|nvidia\S*) usage per (Container|Pod)", re.IGNORECASE
 )
 IMAGE_MESSAGE = re.compile(
-    r"ErrImagePull|ImagePullBackOff|failed to pull|pull access denied|manifest unknown", re.IGNORECASE
+    r"\b(ErrImagePull|ImagePullBackOff)\b|failed to pull (and unpack )?image|pull access denied for |manifest unknown:",
+    re.IGNORECASE,
 )
-OUT_OF_MEMORY = re.compile(r"OutOfMemory|out of memory|cannot allocate memory", re.IGNORECASE)
+OUT_OF_MEMORY = re.compile(r"\bOOMKilled\b|\bReason: OutOfMemoryError\b")
 DEADLINE = re.compile(r"active longer than specified deadline|DeadlineExceeded", re.IGNORECASE)
+#: What a rank says first that only followed others: it was told to end, or its peers were gone.
 CONSEQUENCE = re.compile(
-    r"^SystemExit|lost its peers|Connection (reset|closed|refused)|SignalException|RendezvousClosed", re.IGNORECASE
+    r"SystemExit\b|rank \d+ lost its peers\b|SignalException\b|Rendezvous\w*Error\b|Dist(Backend|Network|Store)Error\b"
+    r"|RuntimeError: \[[^\]]*gloo[^\]]*\] ?Connection (reset|closed|refused)"
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cause:
-    """Why a job failed or cannot start."""
-
-    kind: CauseKind
-    message: str
-    hint: str | None = None
-
-    @property
-    def retryable(self) -> bool:
-        """Whether a relaunch can help."""
-        return self.kind in RETRYABLE
-
-
-def cause(kind: CauseKind, message: str, hint: str | None = None) -> Cause:
-    """A cause on one line, with the usual hint of its kind unless another is given."""
-    return Cause(kind=kind, message=" ".join(str(message).split())[:1000] or kind.value, hint=hint or HINTS.get(kind))
+#: What a kubelet says of a pod that it evicted for what the pod itself did; the same again would end the same way.
+OVER_VOLUME = re.compile(r'EmptyDir volume "(?P<volume>[^"]*)" exceeds the limit')
+OVER_STORAGE = re.compile(r"ephemeral local storage usage exceeds|exceeded its local ephemeral storage limit")
+#: Volumes that are memory: `pods.SHARED_MEMORY`.
+MEMORY_VOLUMES = frozenset({"shared-memory"})
+#: With which a Spark executor's JVM ends when its heap is full (SparkExitCode.OOM).
+SPARK_OUT_OF_MEMORY = 52
 
 
 def of_outcome(outcome: Object | None) -> Cause | None:
@@ -134,16 +76,14 @@ def of_outcome(outcome: Object | None) -> Cause | None:
     if not outcome or outcome.get("outcome") == "done":
         return None
     message, hint = str(outcome.get("cause") or ""), outcome.get("hint")
-    if CONSEQUENCE.search(message):
+    hint = str(hint) if hint else None
+    typed, said = outcome.get("kind"), outcome.get("outcome")
+    if typed is None and said == "failed" and CONSEQUENCE.match(message):
         return None
-    kinds = {"invalid": CauseKind.DATA, "refused": CauseKind.DATA, "budget": CauseKind.BUDGET}
-    typed = outcome.get("kind")
     if typed in list(CauseKind):
         return cause(CauseKind(typed), message, hint)
-    kind = kinds.get(
-        str(outcome.get("outcome")), CauseKind.OUT_OF_MEMORY if OUT_OF_MEMORY.search(message) else CauseKind.UNKNOWN
-    )
-    return cause(kind, message, hint)
+    kinds = {"invalid": CauseKind.DATA, "refused": CauseKind.DATA, "budget": CauseKind.BUDGET}
+    return cause(kinds.get(str(said), CauseKind.UNKNOWN), message, hint)
 
 
 def of_pods(pods: Sequence[Object]) -> Cause | None:
@@ -185,7 +125,7 @@ def of_events(events: Sequence[Object]) -> Cause | None:
 def of_disruptions(events: Sequence[Object]) -> Cause | None:
     """What events tell of pods that were taken away; None without one. A taint that passed took nothing away."""
     return most_telling(
-        cause(DISRUPTION_EVENTS[event["reason"]], f"{_involved(event)}: {event['reason']}: {event.get('message', '')}")
+        _taken(DISRUPTION_EVENTS[event["reason"]], _involved(event), event["reason"], event.get("message"))
         for event in events
         if event.get("reason") in DISRUPTION_EVENTS and "Cancelling" not in str(event.get("message"))
     )
@@ -223,19 +163,6 @@ def of_job(
     )
 
 
-def best(candidates: Iterable[Cause | None]) -> Cause | None:
-    """The first cause of a known kind, else the first at all: what the order of evidence means."""
-    given = [candidate for candidate in candidates if candidate is not None]
-    return next(
-        (candidate for candidate in given if candidate.kind is not CauseKind.UNKNOWN), given[0] if given else None
-    )
-
-
-def most_telling(candidates: Iterable[Cause]) -> Cause | None:
-    """Of causes of equal standing, the one that the others follow from."""
-    return min(candidates, key=lambda candidate: TELLING.index(candidate.kind), default=None)
-
-
 def pending_reason(pods: Sequence[Object], events: Sequence[Object]) -> tuple[str, str]:
     """(reason, message) of why pods have not started, for a person: Unschedulable, ContainerCreating, FailedCreate."""
     for pod in pods:
@@ -254,8 +181,10 @@ def pending_reason(pods: Sequence[Object], events: Sequence[Object]) -> tuple[st
 
 
 def unschedulable(pods: Sequence[Object]) -> Cause | None:
-    """What the scheduler says of pods that no node takes; a cause only once the start clock has ended."""
+    """What the scheduler says of pods that no node takes; a cause only once a clock, or what waited for them, has ended."""
     for pod in pods:
+        if pod.get("metadata", {}).get("deletionTimestamp"):
+            continue
         for condition in (pod.get("status") or {}).get("conditions") or []:
             is_it = condition.get("type") == "PodScheduled" and condition.get("status") == "False"
             if is_it and condition.get("reason") in ("Unschedulable", "SchedulerError"):
@@ -263,26 +192,65 @@ def unschedulable(pods: Sequence[Object]) -> Cause | None:
     return None
 
 
+def waited_for(ended: Cause, outcome: Object | None, pods: Sequence[Object]) -> Cause:
+    """`ended`, or that no node took a pod, where that is what it ended for: a job that is late, or ranks that never met.
+
+    Ranks run no code of the step before all have met: where one left an outcome, it was not for want of a peer.
+    """
+    vain = ended.kind is CauseKind.DEADLINE or (ended.kind is CauseKind.UNKNOWN and not outcome)
+    found = unschedulable(pods) if vain else None
+    return cause(found.kind, f"{ended.message}; {found.message}", found.hint) if found else ended
+
+
 def _of_pod(pod: Object) -> Iterator[Cause]:
-    status = pod.get("status") or {}
-    # A pod's disruption explains how its containers ended: exit code 137 or 143, and the message of a step told to end.
-    disrupted = None
-    for condition in status.get("conditions") or []:
-        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
-            kind = DISRUPTIONS.get(condition.get("reason", ""), CauseKind.EVICTED)
-            disrupted = cause(kind, f"{_name(pod)}: {condition.get('reason')}: {condition.get('message', '')}")
-    if disrupted is None and status.get("reason") in POD_REASONS:
-        kind = POD_REASONS[status["reason"]]
-        disrupted = cause(kind, f"{_name(pod)}: {status['reason']}: {status.get('message', '')}")
-    for container in _container_statuses(pod):
-        for state in (container.get("state") or {}, container.get("lastState") or {}):
-            if state.get("terminated"):
-                yield from _of_container(f"{_name(pod)}/{container.get('name')}", state["terminated"], disrupted)
+    disrupted, containers = _disruption(pod), _container_statuses(pod)
+    work = [container for container in containers if container.get("name") in WORK] or containers
+    found = [known for container in work for known in _of_container(pod, container, disrupted)]
     if disrupted is not None:
-        yield disrupted
+        found.append(disrupted)
+    # What a sidecar that runs again has survived explains nothing.
+    others = [item for item in containers if item not in work and "running" not in (item.get("state") or {})]
+    yield from found or [known for container in others for known in _of_container(pod, container, None)]
 
 
-def _of_container(where: str, terminated: Object, disrupted: Cause | None) -> Iterator[Cause]:
+def _disruption(pod: Object) -> Cause | None:
+    """What took the pod away: it explains how its containers ended, exit code 137 or 143, and what a step told to end said."""
+    status = pod.get("status") or {}
+    for condition in reversed(status.get("conditions") or []):
+        if condition.get("type") == "DisruptionTarget" and condition.get("status") == "True":
+            reason = condition.get("reason", "")
+            return _taken(DISRUPTIONS.get(reason, CauseKind.EVICTED), _name(pod), reason, condition.get("message"))
+    reason = status.get("reason")
+    return _taken(POD_REASONS[reason], _name(pod), reason, status.get("message")) if reason in POD_REASONS else None
+
+
+def _taken(kind: CauseKind, name: str, reason: str, message: str | None) -> Cause:
+    """The cause of a pod that was taken away; of one that used more than it asked for, that."""
+    told = f"{name}: {reason}: {message or ''}"
+    over = OVER_VOLUME.search(message or "") if kind is CauseKind.EVICTED else None
+    if over is not None and over["volume"] in MEMORY_VOLUMES:
+        return cause(
+            CauseKind.OUT_OF_MEMORY, told, "raise resources.shared_memory, or let the step use less of /dev/shm"
+        )
+    if over is not None:
+        return cause(
+            CauseKind.INVALID_SPEC, told, f"volume {over['volume']} has a size limit that the step's files exceed"
+        )
+    if kind is CauseKind.EVICTED and OVER_STORAGE.search(message or ""):
+        return cause(
+            CauseKind.INVALID_SPEC, told, "raise resources.limits.ephemeral-storage, or let the step write less"
+        )
+    return cause(kind, told)
+
+
+def _of_container(pod: Object, container: Object, disrupted: Cause | None) -> Iterator[Cause]:
+    where = f"{_name(pod)}/{container.get('name')}"
+    for state in (container.get("state") or {}, container.get("lastState") or {}):
+        if state.get("terminated"):
+            yield from _of_end(where, state["terminated"], disrupted)
+
+
+def _of_end(where: str, terminated: Object, disrupted: Cause | None) -> Iterator[Cause]:
     reason, code = terminated.get("reason", ""), terminated.get("exitCode")
     message = terminated.get("message") or ""
     typed, left = of_termination_message(message)
@@ -290,6 +258,8 @@ def _of_container(where: str, terminated: Object, disrupted: Cause | None) -> It
         yield typed
     if reason == "OOMKilled":
         yield cause(CauseKind.OUT_OF_MEMORY, f"{where}: killed for want of memory (OOMKilled, exit code {code})")
+    elif code == SPARK_OUT_OF_MEMORY and where.endswith("/spark-kubernetes-executor"):
+        yield cause(CauseKind.OUT_OF_MEMORY, f"{where}: the JVM ran out of heap (exit code {code})")
     elif reason in CANNOT_START:
         yield cause(CauseKind.IMAGE, f"{where}: {reason}: {message}")
     elif reason == "ContainerStatusUnknown":
@@ -298,18 +268,15 @@ def _of_container(where: str, terminated: Object, disrupted: Cause | None) -> It
         yield cause(CauseKind.DEADLINE, f"{where}: DeadlineExceeded: {message}")
     elif code not in (0, None) and typed is None and not left and disrupted is None:
         killed = f", signal {code - 128}" if 128 < code < 160 else ""
-        yield cause(
-            CauseKind.UNKNOWN,
-            f"{where}: exit code {code}{killed}{': ' + message if message else ''}",
-            "its log says more",
-        )
+        why = f"{where}: exit code {code}{killed}{': ' + message if message else ''}"
+        yield cause(CauseKind.UNKNOWN, why, "its log says more")
 
 
 def of_termination_message(message: str) -> tuple[Cause | None, bool]:
     """The cause in a typed termination message, and whether it was one of ours (also of a rank that only followed others)."""
     try:
         left = json.loads(message)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, False
     if not isinstance(left, dict) or left.get("schema") != "tutelage.outcome/1":
         return None, False

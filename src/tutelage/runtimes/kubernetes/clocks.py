@@ -26,7 +26,7 @@ class Clocks:
     queue_seconds: float | None = None
     """All waits for admission together."""
     start_seconds: float | None = 1800
-    """From admission until a container runs; starts anew with each admission."""
+    """From admission until a container runs, of Spark an executor's; starts anew with each admission."""
     run_seconds: float | None = 86_400
     """All time running of one job."""
     grace_seconds: float = 120
@@ -82,7 +82,7 @@ class Clocks:
         limit = {"queue": self.queue_seconds, "start": self.start_seconds, "run": self.run_seconds}[name]
         if limit is None or self.spent[name] < limit:
             return None
-        what = {"queue": "not admitted by its queue", "start": "no container started", "run": "still running"}[name]
+        what = {"queue": "not admitted by its queue", "start": "not started", "run": "still running"}[name]
         why = observation.queue_reason or observation.message or observation.reason
         return Cause(
             kind=CauseKind.DEADLINE,

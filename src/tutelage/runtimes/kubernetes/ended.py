@@ -33,6 +33,34 @@ class Collect(Protocol):
         """Look now. Raises nothing for what is missing."""
 
 
+class Done(Exception):
+    """The work was done by another job. Raised to the engine only."""
+
+    def __init__(self, collected: Collected) -> None:
+        super().__init__("done by another job")
+        self.collected = collected
+
+
+class Memory(Protocol):
+    """How many launches a job had, where it outlives the launcher and the objects."""
+
+    def last(self, job: Job, /) -> int:
+        """The launch that was to come next when the one before was ended; 0 without any."""
+
+    def note(self, job: Job, ordinal: int, /) -> None:
+        """Launch `ordinal` comes next; called before the one before it is deleted."""
+
+
+class Share(Protocol):
+    """Other runs that do the same work (sharing.py)."""
+
+    def wait(self, job: Job, cancelled: Callable[[], bool], /) -> bool:
+        """Wait while another job does this work. Whether it was waited for. Raises Done."""
+
+    def claim(self, job: Job, found: Object, cancelled: Callable[[], bool], /) -> Object | None:
+        """The object, as the one that does the work from now on; None where it has to give way."""
+
+
 class Tell(Protocol):
     """Appends an event to the run's record: `progress`, `warning`, `relaunched`."""
 

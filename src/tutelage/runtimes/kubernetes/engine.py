@@ -6,6 +6,7 @@
 Rules:
 - A name is taken once (ensure.py). On 409 the object is adopted when its spec hash is ours and nobody is deleting it; another
   spec is refused. A create whose answer was lost is looked up, never assumed.
+- Launches of one task never work at once (launches.py), nor do those of several runs at one step key (sharing.py).
 - What the step wrote decides, the operator's word does not: SUCCEEDED needs an outcome `done` and every output's manifest,
   verified. With them a job counts as done even where a rank hangs (after `stale_seconds`), a peer failed in its last breath, or
   somebody deleted the object: the work exists, and the next run would find it. A job that "succeeded" while workers still
@@ -19,18 +20,21 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from tutelage.runtimes.kubernetes import causes
 from tutelage.runtimes.kubernetes.api import Api, ApiError
 from tutelage.runtimes.kubernetes.causes import Cause, CauseKind
 from tutelage.runtimes.kubernetes.clocks import Clocks
-from tutelage.runtimes.kubernetes.ended import Cancel, Collect, Collected, Ended, Tell
-from tutelage.runtimes.kubernetes.ensure import NameTaken, Refused, ensure, latest_launch
+from tutelage.runtimes.kubernetes.ended import Cancel, Collect, Collected, Done, Ended, Memory, Share, Tell
+from tutelage.runtimes.kubernetes.ensure import NameTaken, Prepare, Refused, ensure
 from tutelage.runtimes.kubernetes.evidence import Evidence
 from tutelage.runtimes.kubernetes.jobs import Job, Object, Observation, Phase
+from tutelage.runtimes.kubernetes.launches import Superseded, latest, ordinal_of
 from tutelage.runtimes.kubernetes.logs import Follower, TaskLog
+from tutelage.runtimes.kubernetes.names import KEPT_LABEL
 from tutelage.runtimes.kubernetes.reaping import cancel_run, reap
 
 __all__ = ["Cancel", "Collect", "Collected", "Ended", "NameTaken", "Tell", "cancel_run", "reap", "run_to_end"]
@@ -49,28 +53,44 @@ def run_to_end(
     log_file: Path,
     event: Tell,
     collect: Collect,
-    prepare: Callable[[Job], None] = lambda job: None,
+    prepare: Prepare = lambda job: None,
+    follow: Callable[[Object], None] = lambda found: None,
     relaunches: int = 2,
     keep_failed: bool = False,
+    memory: Memory | None = None,
+    share: Share | None = None,
     cancel: Cancel | None = None,
     passed: Callable[[dict[str, Any]], None] | None = None,
 ) -> Ended:
     """Make `job` exist, follow it to its end, collect, clean up, and relaunch what something outside ended.
 
-    `prepare` is called before an object is created, never before one is adopted (it writes the request); `passed` gets the
-    events that the step prints. Raises NameTaken, and ApiError where the API server stays away longer than its budget.
+    `prepare` is called before an object is asked for, and `follow` with the one that is there then: ours, or that of another
+    launcher of this task. `memory` counts launches for launchers to come, `share` keeps other runs from the same work; `passed`
+    gets the events that the step prints. Raises NameTaken, and ApiError where the API server stays away longer than its budget.
     """
     cancel = cancel or Cancel()
-    ordinal = latest_launch(api, job)
-    task_log = TaskLog(log_file, passed)
+
+    def begun() -> int:
+        return max(latest(api, job), memory.last(job) if memory else 0)
+
+    ordinal = begun()
+    task_log, around = TaskLog(log_file, passed), _Around(prepare, follow, memory, share)
     attempts = 0
     try:
         while True:
             attempts += 1
             current = job if ordinal == 0 else job.relaunched(ordinal)
             clocks.restart()
-            launch = _Launch(current, api, clocks, task_log, event, collect, cancel)
-            (phase, cause, collected), kept = launch.to_end(prepare, keep_failed, may_relaunch=ordinal < relaunches)
+            launch = _Launch(current, api, clocks, task_log, event, collect, cancel, around)
+            try:
+                (phase, cause, collected), kept = launch.to_end(keep_failed, may_relaunch=ordinal < relaunches)
+            except Superseded as later:
+                ordinal = later.ordinal
+                continue
+            if phase is Phase.GONE and (ahead := begun()) > ordinal:
+                # Deleted by another launcher of this task, which has gone on to the next one.
+                ordinal = ahead
+                continue
             retry = (
                 phase is Phase.FAILED and cause is not None and cause.retryable and ordinal < relaunches and not kept
             )
@@ -86,14 +106,24 @@ def run_to_end(
         task_log.close()
 
 
+class _Around(NamedTuple):
+    """What surrounds a launch (run_to_end)."""
+
+    prepare: Prepare
+    follow: Callable[[Object], None]
+    memory: Memory | None
+    share: Share | None
+
+
 class _Launch:
     """One launch of a job, from ensure to clean."""
 
     def __init__(
-        self, job: Job, api: Api, clocks: Clocks, task_log: TaskLog, event: Tell, collect: Collect, cancel: Cancel
-    ) -> None:
+        self, job: Job, api: Api, clocks: Clocks, task_log: TaskLog, event: Tell, collect: Collect, cancel: Cancel,
+        around: _Around,
+    ) -> None:  # fmt: skip
         self.job, self.api, self.clocks = job, api, clocks
-        self.event, self.collect, self.cancel = event, collect, cancel
+        self.event, self.collect, self.cancel, self.around = event, collect, cancel, around
         self.evidence = Evidence(api, job, clocks.now)
         self.follower = Follower(api, task_log, clocks.sleep)
         self.uid = ""
@@ -102,32 +132,51 @@ class _Launch:
         self._said_at = self._collected_at = float("-inf")
         self._stale_since: float | None = None
 
-    def to_end(
-        self, prepare: Callable[[Job], None], keep_failed: bool, *, may_relaunch: bool
-    ) -> tuple[End, tuple[str, ...]]:
-        """How it ended, and the names of what is left on the cluster."""
+    def to_end(self, keep_failed: bool, *, may_relaunch: bool) -> tuple[End, tuple[str, ...]]:
+        """How it ended, and the names of what is left on the cluster. Raises Superseded."""
         try:
-            found, adopted = ensure(self.api, self.job, self.clocks, prepare, lambda: self.cancel.requested)
+            found = self._exist()
+            while found is None:
+                found = self._exist()
         except Refused as refused:
             return (Phase.FAILED, refused.cause, Collected(complete=False)), ()
-        self.uid = str(found["metadata"]["uid"])
-        self._arm()
-        how = "adopted" if adopted else "created"
-        log.info("%s: %s %s", self.job.name, how, self.job.resource.kind)
-        self.event("progress", phase=how, job=self.job.name)
+        except Done as done:
+            log.info("%s: not made, another job has done the work", self.job.name)
+            return (Phase.SUCCEEDED, None, done.collected), ()
         try:
             end = self._follow(found)
             phase, cause, _ = end
             if cause is None or cause.kind is not CauseKind.CANCELLED:
                 self._settle_logs()
-            retried = cause is not None and cause.retryable and may_relaunch
+            retried = phase is Phase.FAILED and cause is not None and cause.retryable and may_relaunch
             # Only what has ended is kept: a job that ran out of time, or hangs, would go on working.
-            if keep_failed and phase is Phase.FAILED and self.seen.phase is Phase.FAILED and not retried:
+            may_keep = phase is Phase.FAILED and self.seen.phase is Phase.FAILED and not retried
+            if keep_failed and may_keep and self._keep():
                 return end, (self.job.name,)
+            if retried and self.around.memory is not None:
+                self.around.memory.note(self.job, ordinal_of(self.job.body) + 1)
             return end, self._clean(gone=phase is Phase.GONE)
         finally:
             self.cancel.delete = None
             self.follower.close()
+
+    def _exist(self) -> Object | None:
+        """The job on the cluster, ours to follow. None: it had to give way to another run's, and goes."""
+        prepare, follow, _, share = self.around
+        cancelled = lambda: self.cancel.requested
+        wait = partial(share.wait, self.job, cancelled) if share else lambda: False
+        found, adopted = ensure(self.api, self.job, self.clocks, prepare, cancelled, wait)
+        self.uid = str(found["metadata"]["uid"])
+        self._arm()
+        how = "adopted" if adopted else "created"
+        log.info("%s: %s %s", self.job.name, how, self.job.resource.kind)
+        self.event("progress", phase=how, job=self.job.name)
+        follow(found)
+        claimed = share.claim(self.job, found, cancelled) if share else found
+        if claimed is None:
+            self.cancel.delete = None
+            self.api.delete(self.job.resource, self.job.name, self.uid)
+        return claimed
 
     def _arm(self) -> None:
         """Let the signal handler delete this job, over a connection that only it uses."""
@@ -218,7 +267,7 @@ class _Launch:
         why = causes.best([causes.of_outcome(collected.outcome), causes.of_pods(self.evidence.recent())])
         missing = f"ended well but left nothing usable: {collected.problem or 'no outcome.json'}"
         unknown = causes.cause(CauseKind.UNKNOWN, missing, "its log says more")
-        return Phase.FAILED, self._known(why or unknown), collected
+        return Phase.FAILED, self._known(why or unknown, collected), collected
 
     def _failed(self, seen: Cause | None, message: str = "") -> End:
         collected = self._collect()
@@ -227,13 +276,12 @@ class _Launch:
             return Phase.SUCCEEDED, None, collected
         order = [causes.of_outcome(collected.outcome), seen, causes.of_pods(self.evidence.recent())]
         unknown = causes.cause(CauseKind.UNKNOWN, message or "no reason given", "its log says more")
-        return Phase.FAILED, self._known(causes.best(order) or unknown), collected
+        return Phase.FAILED, self._known(causes.best(order) or unknown, collected), collected
 
-    def _known(self, cause: Cause) -> Cause:
-        """The cause, or where it is unknown what events tell of pods that went before they could be looked at."""
-        if cause.kind is not CauseKind.UNKNOWN:
-            return cause
-        return causes.of_disruptions(self.evidence.events_of_gone()) or cause
+    def _known(self, cause: Cause, collected: Collected) -> Cause:
+        """The cause, or where it is unknown what events tell of pods that went, and the scheduler of pods waited for in vain."""
+        gone = causes.of_disruptions(self.evidence.events_of_gone()) if cause.kind is CauseKind.UNKNOWN else None
+        return gone or causes.waited_for(cause, collected.outcome, self.evidence.recent())
 
     def _stale(self, seen: Observation, collected: Collected | None = None) -> End | None:
         """Whether the step wrote its end, but the job goes on regardless: ranks that hang. Ended after `stale_seconds`."""
@@ -328,6 +376,15 @@ class _Launch:
                     self._warn("logs of ended containers could not be read to their end")
                     return
             lines, since = more, now
+
+    def _keep(self) -> bool:
+        """Mark the job as one that only its Workflow's end removes (reaping.py), or its own after a day."""
+        try:
+            self.api.patch(self.job.resource, self.job.name, {"metadata": {"labels": {KEPT_LABEL: "true"}}})
+        except ApiError as error:
+            self._warn(f"not kept: {error.message}")
+            return False
+        return True
 
     def _clean(self, *, gone: bool) -> tuple[str, ...]:
         """Delete the job, wait for it, its pods and their last lines. Gives the names of what does not go."""

@@ -5,30 +5,23 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
-from tutelage.errors import StepFailed
-from tutelage.runtimes.kubernetes import causes
+from tutelage.runtimes.kubernetes import causes, launches
 from tutelage.runtimes.kubernetes.api import Api, ApiError
 from tutelage.runtimes.kubernetes.causes import Cause, CauseKind
 from tutelage.runtimes.kubernetes.clocks import Clocks
 from tutelage.runtimes.kubernetes.jobs import Job, Object
-from tutelage.runtimes.kubernetes.names import (
-    HASH_ANNOTATION,
-    RELAUNCH_LABEL,
-    RUN_LABEL,
-    STEP_KEY_ANNOTATION,
-    TASK_LABEL,
-    selector,
-)
+from tutelage.runtimes.kubernetes.launches import NameTaken
+from tutelage.runtimes.kubernetes.names import HASH_ANNOTATION
+
+__all__ = ["NameTaken", "Prepare", "Refused", "ensure"]
 
 log = logging.getLogger("tutelage")
+#: Writes what the job reads; gives the object to create where that is not the job's own body.
+Prepare = Callable[[Job], Object | None]
 POLL_SECONDS = 1.0
 AGAIN_SECONDS = 10.0
 #: Answers lost in a row before the API server is taken to be at fault.
 LOST_ANSWERS = 10
-
-
-class NameTaken(StepFailed):
-    """An object of this name exists with another spec, or does not go."""
 
 
 class Refused(Exception):
@@ -39,33 +32,19 @@ class Refused(Exception):
         self.cause = cause
 
 
-def latest_launch(api: Api, job: Job) -> int:
-    """The highest relaunch of this job that is on the cluster, 0 without one: where a retried launcher goes on."""
-    ours = job.body["metadata"]
-    labels = {name: ours["labels"][name] for name in (RUN_LABEL, TASK_LABEL)}
-    try:
-        found = api.list(job.resource, selector(labels))
-    except ApiError as error:
-        if error.reason != "OperatorMissing" and error.status != 403:
-            raise
-        # Said by ensure(), with its cause.
-        return 0
-    key = ours["annotations"].get(STEP_KEY_ANNOTATION)
-    return max(
-        (
-            int(item["metadata"]["labels"].get(RELAUNCH_LABEL, "0"))
-            for item in found
-            if (item["metadata"].get("annotations") or {}).get(STEP_KEY_ANNOTATION) == key
-            and not item["metadata"].get("deletionTimestamp")
-        ),
-        default=0,
-    )
-
-
 def ensure(
-    api: Api, job: Job, clocks: Clocks, prepare: Callable[[Job], None], cancelled: Callable[[], bool]
+    api: Api,
+    job: Job,
+    clocks: Clocks,
+    prepare: Prepare,
+    cancelled: Callable[[], bool],
+    wait: Callable[[], bool] = lambda: False,
 ) -> tuple[Object, bool]:
-    """The object on the server, and whether it was there before us. Raises NameTaken, Refused, ApiError."""
+    """The object on the server, and whether it was there before us.
+
+    `wait` waits for jobs of others that do the same work, and tells whether it did. Raises NameTaken, Refused, Superseded,
+    Done, ApiError.
+    """
     denied_since: float | None = None
     lost, mine = 0, False
     while True:
@@ -78,9 +57,11 @@ def ensure(
                 return found, not mine
             _wait_gone(api, job, str(found["metadata"]["uid"]), clocks)
             continue
+        # What takes time comes before the last look at other launches, and nothing between that and the create.
+        if wait() or not launches.settle(api, job, clocks, cancelled):
+            continue
         try:
-            prepare(job)
-            return api.create(job.resource, job.body), False
+            return api.create(job.resource, prepare(job) or job.body), False
         except ApiError as error:
             if error.status == 409:
                 # Made in between: by a create of ours whose answer was lost, or by a launcher that is not dead yet.
@@ -142,11 +123,8 @@ def _cause_of(job: Job, error: ApiError) -> Cause:
     if error.status == 404:
         hint = "create the namespace, or set cluster.namespace"
         return causes.cause(CauseKind.INVALID_SPEC, error.message, hint)
-    if (
-        error.status in (400, 413, 422)
-        or "admission webhook" in error.message
-        or "violates PodSecurity" in error.message
-    ):
+    # What is forbidden, but not for want of a right, a webhook, a policy or Pod Security refuses.
+    if error.status in (400, 413, 422) or (error.status == 403 and not error.doubtful):
         return causes.cause(CauseKind.INVALID_SPEC, error.message)
     if error.status in (401, 403):
         hint = "the Role tutelage-run (manifests/base/roles/run.yaml) must allow this verb, and be bound to the run's account"

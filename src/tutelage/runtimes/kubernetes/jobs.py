@@ -51,7 +51,7 @@ class Phase(StrEnum):
     PENDING = "pending"
     """Admitted; its pods are being made, scheduled, pulled or started. The start clock runs."""
     RUNNING = "running"
-    """At least one container of the work has started. The run clock runs."""
+    """At least one container of the work has started: of Spark an executor's, where there are any. The run clock runs."""
     RESTARTING = "restarting"
     """The operator starts it again by itself. The run clock runs."""
     SUCCEEDED = "succeeded"

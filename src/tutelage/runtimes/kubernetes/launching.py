@@ -4,42 +4,48 @@
        └───── engine ──▶ SparkApplication | PyTorchJob                                                                      │
        ◀──────────────────────────── outcome, verified manifests ◀───────────────────────────────────────────────────────┘
 
-The request lies at a place that follows from the job's name, and the attempt stands in the request, never in the job's spec: so
-a retried launcher renders the same spec, adopts the job, and learns from its outcome which attempt it wrote. The contract is
-that of process.run, spark.run and torch.run: an exit code, and an outcome.json at `request.outcome`. On success that file
-names the `attempt` whose manifests are complete.
+The attempt stands in the object that was created, never in the spec that is rendered (attempts.py): so a retried launcher
+renders the same spec, adopts the job, and learns from it which attempt it writes. The contract is that of process.run, spark.run
+and torch.run: an exit code, and an outcome.json at `request.outcome`. On success that file names the `attempt` whose manifests
+are complete: the job's own, or that of another run which did the same work at the same time (sharing.py).
 """
 
 from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from tutelage.contracts import locations
 from tutelage.contracts.manifest import verify
-from tutelage.contracts.store import Store, new_attempt
+from tutelage.contracts.store import Store
 from tutelage.errors import BudgetSpent, CorruptPayload, GateRefused, InvalidInput, StepFailed, StoreError
 from tutelage.runtimes.kubernetes import causes
-from tutelage.runtimes.kubernetes.api import Api
+from tutelage.runtimes.kubernetes.api import Api, ApiError
+from tutelage.runtimes.kubernetes.attempts import Attempts
 from tutelage.runtimes.kubernetes.causes import CauseKind
 from tutelage.runtimes.kubernetes.clocks import Clocks
 from tutelage.runtimes.kubernetes.engine import Cancel, Collected, Ended, run_to_end
-from tutelage.runtimes.kubernetes.jobs import Job, Phase
-from tutelage.runtimes.kubernetes.names import Identity, label_value, request_location
+from tutelage.runtimes.kubernetes.jobs import Job, Object, Phase
+from tutelage.runtimes.kubernetes.names import Identity, label_value
 from tutelage.runtimes.kubernetes.settings import ClusterSettings
+from tutelage.runtimes.kubernetes.sharing import Sharing
 from tutelage.runtimes.kubernetes.surroundings import Surroundings, surroundings
-from tutelage.step import Request, append_event, describe, request_json
+from tutelage.step import Request, append_event, describe
 from tutelage.step.resources import Resources, changed
 
 log = logging.getLogger("tutelage")
-OUTCOME_SUFFIX = ".outcome.json"
+ATTEMPT = re.compile(r"\w[\w.-]*")
+#: What a step may say from its pod; how it began and ended the launcher says itself.
+PASSED_ON = frozenset({"progress", "warning"})
+#: Fields of an event that are the launcher's to fill in.
+OWN_FIELDS = frozenset({"time", "event", "task", "step"})
 EXIT_CODES = {
     "done": 0,
     "invalid": InvalidInput.exit_code,
@@ -58,16 +64,18 @@ def run(
     resources: Mapping[str, Any] | None = None,
     api: Api | None = None,
     clocks: Clocks | None = None,
+    shared: bool = False,
 ) -> int:
     """Run the step as a job of this cluster. Gives its exit code, with an outcome.json at `request.outcome`.
 
-    `processes` are the ranks of a pod without accelerators, `resources` what the run changes of the step's. Raises
-    NameTaken, and ApiError where the API server stays away.
+    `processes` are the ranks of a pod without accelerators, `resources` what the run changes of the step's. `shared`: other runs
+    of this namespace may do this work instead, and go on from its checkpoints; else they lie in `request.scratch`, this run's
+    own. Raises NameTaken, and ApiError where the API server stays away.
     """
     api = api or Api.connect(settings.namespace)
     needs = needs_of(request.step, resources)
     here = surroundings(api, request.run)
-    work = _Work(request, store, here)
+    work = _Work(request, store, here, api.namespace if shared else None)
     job = job_of(request, settings, needs, here, api.namespace, work.requests, processes)
     clocks = clocks or clocks_of(needs, settings)
     relaunches = settings.relaunches if needs.retries is None else needs.retries
@@ -76,16 +84,31 @@ def run(
         if request.events is not None:
             append_event(request.events, name, request.label, request.step, **fields)
 
+    waiting = lambda reason: tell("waiting", reason=reason)
+    share = Sharing(api, clocks, work.found, waiting) if shared else None
     with _cancelled_by_signals() as cancel:
         ended = run_to_end(
             job, api, clocks=clocks, log_file=log_file, event=tell, collect=work.collect, prepare=work.prepare,
-            relaunches=relaunches, keep_failed=settings.keep_failed, cancel=cancel, passed=lambda event: _pass_on(event, request),
+            follow=work.attempts.follow, memory=work.attempts, share=share, relaunches=relaunches,
+            keep_failed=settings.keep_failed, cancel=cancel, passed=lambda event: _pass_on(event, request),
         )  # fmt: skip
     outcome = outcome_of(ended)
     locations.write_bytes(request.outcome, json.dumps(outcome, indent=1, ensure_ascii=False).encode())
     if not ended.kept:
-        work.forget(job.name)
+        work.forget(job)
+    if share is not None and ended.phase is Phase.SUCCEEDED:
+        _remove_checkpoints(work.attempts.scratch, share, job)
     return EXIT_CODES.get(outcome["outcome"], StepFailed.exit_code)
+
+
+def _remove_checkpoints(scratch: str, share: Sharing, job: Job) -> None:
+    """The work is done, so nobody resumes it; but another job that is at it still may be reading them."""
+    try:
+        if share.alone(job):
+            locations.remove(scratch)
+    except (ApiError, StoreError) as error:
+        # The result is there; that must not be lost over sweeping up.
+        log.warning("%s: checkpoints not removed from %s: %s", job.name, scratch, error.message)
 
 
 def needs_of(step: str, resources: Mapping[str, Any] | None = None) -> Resources:
@@ -148,9 +171,12 @@ def outcome_of(ended: Ended) -> dict[str, Any]:
     # The step's own words, where they are why the job failed; else a rank that was only told to end.
     typed = causes.of_outcome(own)
     if typed is not None and typed.kind is cause.kind:
-        return {**own, "kind": cause.kind.value}
+        return {**own, "cause": str(own.get("cause") or typed.message), "hint": typed.hint, "kind": cause.kind.value}
     outcome = "budget" if cause.kind is CauseKind.BUDGET else "failed"
-    kept = f" (kept on the cluster: {', '.join(ended.kept)})" if ended.kept else ""
+    kept = f" (still on the cluster: {', '.join(ended.kept)})" if ended.kept else ""
+    if cause.kind is CauseKind.UNKNOWN and own.get("cause"):
+        # A rank that only followed others; but nobody else says more.
+        kept = f"; the step's last words: {own['cause']}{kept}"
     return {
         "outcome": outcome, "kind": cause.kind.value, "cause": f"{ended.job}: {cause.kind}: {cause.message}{kept}",
         "hint": cause.hint, "attempts": ended.attempts,
@@ -160,51 +186,71 @@ def outcome_of(ended: Ended) -> dict[str, Any]:
 class _Work:
     """The store's side of a job: the request it reads, the outcome and the manifests it leaves."""
 
-    def __init__(self, request: Request, store: Store, here: Surroundings) -> None:
-        self.request, self.store = request, store
+    def __init__(self, request: Request, store: Store, here: Surroundings, shared_in: str | None = None) -> None:
+        """`shared_in`: the namespace whose runs share the work; None: this run shares nothing."""
+        self.request, self.store, self.shared = request, store, shared_in is not None
         self.requests = locations.join(store.root, "scratch", "jobs", label_value(here.run))
         self.writes = describe(request.step).writes
+        scratch = request.scratch
+        if shared_in is not None:
+            scratch = locations.join(store.root, "scratch", "checkpoints", shared_in, request.step_key)
+        self.attempts = Attempts(request, store, self.requests, scratch)
 
-    def prepare(self, job: Job) -> None:
-        """Put the request where the job looks for it; what an earlier job of this name left there is no outcome of this one.
-
-        Every launch writes an attempt of its own: a pod of the one before may still be at its files.
-        """
-        self.forget(job.name, exact=True)
-        attempt = new_attempt()
-        outputs = {name: self.store.attempt(kind, self.request.step_key, attempt) for name, kind in self.writes.items()}
-        outcome = locations.join(self.requests, job.name + OUTCOME_SUFFIX)
-        request = replace(
-            self.request, attempt=attempt, outputs=outputs, outcome=outcome, cache="", events=None, leashed=False
-        )
-        locations.write_bytes(request_location(self.requests, job.name), request_json(request))
+    def prepare(self, job: Job) -> Object:
+        """Put the request where only this launch's pods look. Gives the object to create."""
+        return self.attempts.prepare(job)
 
     def collect(self, job: Job) -> Collected:
         """The outcome that tells most, and whether every output is there, complete and verified."""
         try:
             outcome = self._outcome(job.name)
-            if outcome is None or outcome.get("outcome") != "done":
-                return Collected(complete=False, outcome=outcome, problem=None if outcome else "no outcome.json")
-            problem = self._problem(str(outcome.get("attempt", "")))
+            if outcome is None:
+                return self._unsaid()
+            if outcome.get("outcome") != "done":
+                return Collected(complete=False, outcome=outcome)
+            attempt = str(outcome.get("attempt"))
+            # It becomes part of a path.
+            named = ATTEMPT.fullmatch(attempt) is not None
+            problem = self._problem(attempt) if named else f"outcome.json names no attempt: {attempt!r}"
             return Collected(complete=problem is None, outcome=outcome, problem=problem)
         except StoreError as error:
             return Collected(complete=False, problem=error.message, unreachable=True)
 
-    def forget(self, name: str, *, exact: bool = False) -> None:
-        """Remove requests and outcomes of a job; of its relaunches too, unless `exact`."""
-        for path, _ in locations.list_files(self.requests):
-            if path.startswith(f"{name}.") or (not exact and path.startswith(f"{name}-r")):
-                locations.remove(locations.join(self.requests, path))
+    def _unsaid(self) -> Collected:
+        """Nobody says how the job ended: it works, its pod died in its last breath, or another launcher has swept up.
+
+        Then manifests decide: of the job's attempt, or of work that others finished.
+        """
+        attempt = self.attempts.current
+        if attempt and self.writes and self._problem(attempt) is None:
+            return Collected(complete=True, outcome=_done(attempt))
+        found = self.found(content=False) if self.shared else None
+        return found or Collected(complete=False, problem="no outcome.json")
+
+    def found(self, *, content: bool = True) -> Collected | None:
+        """Finished work of the step key, whoever did it. A store that does not answer has none."""
+        try:
+            made = self.store.find(self.writes, self.request.step_key, content=content)
+        except StoreError as error:
+            log.warning("%s: not looked for finished work: %s", self.request.label, error.message)
+            return None
+        return Collected(complete=True, outcome=_done(next(iter(made.values())).attempt)) if made else None
+
+    def forget(self, job: Job) -> None:
+        """Remove requests and outcomes of the job's launches."""
+        self.attempts.forget(job)
 
     def _outcome(self, name: str) -> dict[str, Any] | None:
         left = []
         for path, _ in locations.list_files(self.requests):
-            if path.startswith(name + OUTCOME_SUFFIX):
+            if path.startswith(self.attempts.outcomes(name)):
                 try:
-                    left.append(json.loads(locations.read_bytes(locations.join(self.requests, path))))
-                except (ValueError, FileNotFoundError):
+                    outcome = json.loads(locations.read_bytes(locations.join(self.requests, path)))
+                except (ValueError, RecursionError, FileNotFoundError):
                     # Written this moment, or half of it on a disk that filled up: no outcome yet.
                     continue
+                if isinstance(outcome, dict) and isinstance(outcome.get("outcome"), str):
+                    left.append(outcome)
         # Rank 0 alone writes `done`, last of all; where there is an error beside it, the manifests decide.
         left.sort(key=_standing)
         return left[0] if left else None
@@ -224,10 +270,16 @@ class _Work:
         return None
 
 
+def _done(attempt: str) -> dict[str, Any]:
+    """The outcome of work whose manifests are there."""
+    return {"outcome": "done", "cause": None, "hint": None, "attempt": attempt}
+
+
 def _standing(outcome: Mapping[str, Any]) -> tuple[int, int]:
     """`done` first, then errors that name a cause, then others; of equal ones the lowest rank."""
     cause = causes.of_outcome(outcome)
-    rank = int(outcome.get("rank") or 0)
+    rank = outcome.get("rank")
+    rank = rank if isinstance(rank, int) else 0
     if outcome.get("outcome") == "done":
         return 0, rank
     if cause is None:
@@ -237,8 +289,8 @@ def _standing(outcome: Mapping[str, Any]) -> tuple[int, int]:
 
 def _pass_on(event: Mapping[str, Any], request: Request) -> None:
     """Append what the step said in its pod to the run's events, under the time stamp of here: clocks of nodes differ."""
-    fields = {name: value for name, value in event.items() if name not in ("time", "event", "task", "step")}
-    if request.events is not None:
+    fields = {name: value for name, value in event.items() if name not in OWN_FIELDS}
+    if request.events is not None and event["event"] in PASSED_ON:
         append_event(request.events, str(event["event"]), request.label, request.step, **fields)
 
 

@@ -9,6 +9,9 @@ launcher that finds it goes on where it ends.
 
 An API server that refuses or breaks a stream is asked again for as long as the engine waits: a container's log counts as
 read only once a stream that was opened after its end was ended by the server.
+
+What a step prints is no promise: a line that looks like an event and is none, or that nobody can take, is a line of the log
+like any other, and never ends a thread.
 """
 
 from __future__ import annotations
@@ -17,64 +20,18 @@ import json
 import logging
 import re
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from tutelage.runtimes.kubernetes.api import POD, Api, ApiError, LogStream
+from tutelage.runtimes.kubernetes.api import DOUBTED_SECONDS, POD, Api, ApiError, LogStream
 from tutelage.runtimes.kubernetes.jobs import Object
+from tutelage.runtimes.kubernetes.log_position import Position, digest
 
 log = logging.getLogger("tutelage")
-#: How far before the last line a broken stream is opened again.
-OVERLAP = timedelta(seconds=2)
-#: How far back lines are remembered: a node's clock may be set back so far, and no line is lost or doubled.
-REMEMBERED = timedelta(minutes=15)
 AGAIN_SECONDS = 1.0
-#: How often a denial is doubted: a server that has just started denies what it will soon allow (api.py).
-DOUBTED_TRIES = 6
 LINE = re.compile(rb"(?P<stamp>\d{4}-\d\d-\d\dT\S+) (?P<where>\S+) (?P<text>.*)")
 Passed = Callable[[dict[str, Any]], None]
-
-
-class Position:
-    """What was written of one container's log near its end: lines by time stamp, as often as they came."""
-
-    def __init__(self) -> None:
-        self.last = ""
-        self._near: Counter[bytes] = Counter()
-        self._limit = 20_000
-
-    def note(self, line: bytes) -> None:
-        """A line was written."""
-        # The last one that came, not the latest: after a clock was set back the server would skip lines from before.
-        self.last = line.split(b" ", 1)[0].decode()
-        self._near[line] += 1
-        if len(self._near) > self._limit:
-            self._forget()
-            self._limit = max(20_000, 2 * len(self._near))
-
-    def since(self) -> str | None:
-        """Where to open the stream again; None: from its start."""
-        if not self.last:
-            return None
-        return (_moment(self.last) - OVERLAP).replace(microsecond=0).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-    def written(self) -> Counter[bytes]:
-        """Lines that will come again when the stream is opened at `since()`."""
-        self._forget()
-        since = self.since()
-        return self._from(_moment(since)) if since else Counter()
-
-    def _forget(self) -> None:
-        if self.last:
-            self._near = self._from(_moment(self.last) - REMEMBERED)
-
-    def _from(self, edge: datetime) -> Counter[bytes]:
-        return Counter(
-            {line: count for line, count in self._near.items() if _moment(line.split(b" ", 1)[0].decode()) >= edge}
-        )
 
 
 class TaskLog:
@@ -84,6 +41,7 @@ class TaskLog:
         """`passed` gets the events that a step prints among its lines (step/cluster.py)."""
         self._file, self._passed = file, passed
         self._lock = threading.Lock()
+        self._refused: set[type[Exception]] = set()
         self.positions: dict[str, Position] = {}
         file.parent.mkdir(parents=True, exist_ok=True)
         self._recover()
@@ -106,14 +64,30 @@ class TaskLog:
             if self._out.closed:
                 # A thread that nobody waits for any more.
                 return
+            rest = b"%s %s %s\n" % (stamp, where.encode(), text)
+            while rest:
+                # On a full disk a part is written; writing the rest then says why.
+                rest = rest[self._out.write(rest) :]
             self.positions.setdefault(where, Position()).note(line)
-            self._out.write(b"%s %s %s\n" % (stamp, where.encode(), text))
         if self._passed is not None and text.startswith(b'{"time":') and b'"event":' in text:
-            try:
-                event = json.loads(text)
-            except ValueError:
-                return
+            self._pass_on(where, text)
+
+    def _pass_on(self, where: str, text: bytes) -> None:
+        """Give away the event in a line. A line that only looks like one is no event, and one that nobody takes is said."""
+        assert self._passed is not None
+        try:
+            event = json.loads(text)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(event, dict) or not isinstance(event.get("event"), str):
+            return
+        try:
             self._passed(event)
+        except Exception as error:  # noqa: BLE001 (whatever it is, the log goes on)
+            # Of a full disk every line would say so.
+            if type(error) not in self._refused:
+                self._refused.add(type(error))
+                log.warning("an event of %s was not passed on: %s: %s", where, type(error).__name__, error)
 
     def _recover(self) -> None:
         if not self._file.is_file():
@@ -202,7 +176,7 @@ class _Source:
         self._whole = False
         """Whether the last stream was read to an end that the server made."""
         self._stream: LogStream | None = None
-        self._thread = threading.Thread(target=self._follow, name=f"log {self.where}", daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"log {self.where}", daemon=True)
 
     @property
     def ended(self) -> bool:
@@ -226,8 +200,15 @@ class _Source:
         if self._stream is not None:
             self._stream.close()
 
+    def _work(self) -> None:
+        try:
+            self._follow()
+        except Exception as error:
+            log.exception("log of %s", self.where)
+            self._tear(f"{type(error).__name__}: {error}")
+
     def _follow(self) -> None:
-        read, tries = 0, 0
+        read, tries, doubted = 0, 0, 0.0
         while not self._stopped:
             # Read before the stream: what ends while it is read is read once more.
             (restarts, ended), gone = self._state, self.gone
@@ -235,15 +216,20 @@ class _Source:
                 # The run before first, and nothing else until it is read.
                 before = restarts > read
                 there = self._read(previous=before, follow=not (before or ended or gone))
-            except (ApiError, OSError) as error:
-                if not isinstance(error, ApiError) or not (error.retryable or (error.doubtful and tries < DOUBTED_TRIES)):
+            except OSError as error:
+                self._tear(str(error))
+                return
+            except ApiError as error:
+                tries = 0 if error.doubtful and not doubted else tries
+                wait = self._api.backoff(tries, error)
+                if not (error.retryable or (error.doubtful and doubted + wait <= DOUBTED_SECONDS)):
                     self._tear(str(error))
                     return
                 self.refusal = error
-                self._sleep(self._api.backoff(tries, error))
-                tries += 1
+                self._sleep(wait)
+                tries, doubted = tries + 1, doubted + (wait if error.doubtful else 0)
                 continue
-            self.refusal, tries = None, 0
+            self.refusal, tries, doubted = None, 0, 0.0
             if not there:
                 if not self._whole:
                     self._tear("the pod went before its log was read")
@@ -283,8 +269,8 @@ class _Source:
             if not LINE_STAMP.match(line):
                 # Not a line of the log: the kubelet's "unable to retrieve container logs".
                 log.warning("log of %s: %s", self.where, line.decode(errors="replace")[:200])
-            elif written[line] > 0:
-                written[line] -= 1
+            elif written and written[known := digest(line)] > 0:
+                written[known] -= 1
             else:
                 self._log.write(self.where, line)
                 self.lines += 1
@@ -313,11 +299,3 @@ def _container(pod: Object, name: str) -> Object | None:
     status = pod.get("status") or {}
     statuses = [*(status.get("containerStatuses") or []), *(status.get("initContainerStatuses") or [])]
     return next((item for item in statuses if item.get("name") == name), None)
-
-
-def _moment(stamp: str) -> datetime:
-    """A time stamp of the kubelet's, nanoseconds cut to microseconds; the beginning of time for none."""
-    if not stamp:
-        return datetime.fromisoformat("0001-01-01T00:00:00+00:00")
-    text = re.sub(r"(\.\d{6})\d+", r"\1", stamp)
-    return datetime.fromisoformat(text)

@@ -28,6 +28,12 @@ MANAGED_BY = "tutelage"
 HASH_ANNOTATION = f"{DOMAIN}/spec-hash"
 STEP_ANNOTATION = f"{DOMAIN}/step"
 STEP_KEY_ANNOTATION = f"{DOMAIN}/step-key"
+ATTEMPT_ANNOTATION = f"{DOMAIN}/attempt"
+"""The attempt that the job's pods write. Of the create that won: never part of the spec hash."""
+HOLDS_ANNOTATION = f"{DOMAIN}/holds-step-key"
+"""On the one job that works on a step key which several runs share."""
+KEPT_LABEL = f"{DOMAIN}/kept"
+"""On a failed job that is kept for a look."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +124,17 @@ def spec_hash(spec: Mapping[str, Any], labels: Mapping[str, str] | None = None) 
     return hashlib.sha256(canonical_json([kept, dict(labels or {})])).hexdigest()[:32]
 
 
-def request_location(requests: str, name: str) -> str:
-    """Where, among a run's `requests`, the request of the job `name` lies: written by its launcher, read by its pods."""
-    return locations.join(requests, f"{name}.request.json")
+def request_location(requests: str, name: str, attempt: str = "") -> str:
+    """Where, among a run's `requests`, the request of the job `name` lies: written by its launcher, read by its pods.
+
+    A rendered spec, and its hash, name no attempt; the object that is created does (attempts.py).
+    """
+    return locations.join(requests, f"{name}.{attempt}.request.json" if attempt else f"{name}.request.json")
+
+
+def stem_of(name: str) -> str:
+    """What the names of all launches of one job begin with: that of the first. Digests hold no `r`."""
+    return re.sub(r"-r\d+$", "", name)
 
 
 def label_value(text: str) -> str:

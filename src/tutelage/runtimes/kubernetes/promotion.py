@@ -7,6 +7,9 @@ The spec that was there is kept in the store (promotion_records.py) until ours i
 half-way leaves it to a retry of its task, to its run's exit handler (`recover`), and to whoever promotes next: that one goes back
 to what was known to serve too, never to a half-promoted spec. Of two runs that promote at once the last to put its spec counts;
 the other sees that, fails, and touches nothing.
+
+A service under the stable name that somebody else made is refused before anything is made: what belongs to it beyond our spec
+(a transformer, a canary, labels) would be gone for good once ours serves. `[cluster.deployment] take_over = true` allows it.
 """
 
 from __future__ import annotations
@@ -20,11 +23,13 @@ from tutelage.contracts import locations
 from tutelage.errors import StepFailed, TutelageError
 from tutelage.runtimes.kubernetes import promotion_records, reaping
 from tutelage.runtimes.kubernetes.api import INFERENCESERVICE, Api, ApiError
+from tutelage.runtimes.kubernetes.ensure import NameTaken
 from tutelage.runtimes.kubernetes.inferenceservice import InferenceService
 from tutelage.runtimes.kubernetes.jobs import Object
+from tutelage.runtimes.kubernetes.names import MANAGED_LABEL
 from tutelage.runtimes.kubernetes.promotion_records import Record, Tell
 from tutelage.runtimes.kubernetes.readiness import Earlier, Patience, await_gone, standing, wait_until_ready
-from tutelage.runtimes.kubernetes.replacing import described, is_leaving, new_body, over, put, release_of
+from tutelage.runtimes.kubernetes.replacing import described, is_leaving, is_ours, new_body, over, put, release_of
 
 log = logging.getLogger("tutelage")
 #: Asks an endpoint everything it promises; raises StepFailed when it does not hold.
@@ -43,8 +48,9 @@ def deploy(
     patience: Patience | None = None,
     tell: Tell = log.warning,
 ) -> str:
-    """Smoke deployment, probes, promotion. Gives the address of the stable endpoint. Raises StepFailed, ApiError."""
+    """Smoke deployment, probes, promotion. Gives the address of the stable endpoint. Raises NameTaken, StepFailed, ApiError."""
     patience = patience or Patience()
+    _refuse_another_owner(api.get(INFERENCESERVICE, service.promoted().name), service)
     with smoke(api, service, patience=patience) as address:
         probe(address)
         return promote(api, service, probe, records=records, patience=patience, tell=tell)
@@ -73,13 +79,15 @@ def promote(
 
     `records` is the folder in the store for what promotions replace. When the release does not come to serve, or a probe fails,
     the spec that served before is put back and waited for (a service that was not there before is deleted), and StepFailed
-    is raised. It has succeeded when its record is removed: until then the exit handler gives it back.
+    is raised. It has succeeded when its record is removed: until then the exit handler gives it back. Raises NameTaken where
+    the service is somebody else's.
     """
     patience, stable = patience or Patience(), service.promoted()
     found = api.get(INFERENCESERVICE, stable.name)
     if found is not None and is_leaving(found):
         # Deleted by somebody, and held by a finalizer: nothing to keep, and to be waited for.
         found = None
+    _refuse_another_owner(found, stable)
     record = _begin(found, stable, records, tell)
     try:
         _take_over(api, stable, found, patience)
@@ -124,6 +132,18 @@ def _recover(api: Api, name: str, record: Record, tell: Tell) -> Wait | None:
         tell(f"{name} was deleted after run {record.run} had left its promotion unfinished; not made again")
     promotion_records.remove([record])
     return None
+
+
+def _refuse_another_owner(found: Object | None, service: InferenceService) -> None:
+    """Raise NameTaken where the stable name is a service that we did not make, unless the installation lets us take it over."""
+    if found is None or is_leaving(found) or is_ours(found) or service.settings.deployment.take_over:
+        return
+    manager = (found["metadata"].get("labels") or {}).get(MANAGED_LABEL)
+    whose = f"{MANAGED_LABEL} is {manager!r}" if manager else f"it has no label {MANAGED_LABEL}"
+    raise NameTaken(
+        f"InferenceService {found['metadata']['name']} was made by somebody else ({whose}), and a release would replace it",
+        hint="give [cluster.deployment] another name in the settings, or set take_over = true there to replace it for good",
+    )
 
 
 def _begin(found: Object | None, stable: InferenceService, records: str, tell: Tell) -> Record | None:

@@ -8,16 +8,28 @@ from collections.abc import Iterable
 from tutelage.runtimes.kubernetes.api import Api, ApiError
 from tutelage.runtimes.kubernetes.clocks import Clocks
 from tutelage.runtimes.kubernetes.jobs import INFERENCESERVICE, JOB_KINDS, WORKFLOW, Object, Resource
-from tutelage.runtimes.kubernetes.names import MANAGED_BY, MANAGED_LABEL, RUN_LABEL, Owner, label_value, selector
+from tutelage.runtimes.kubernetes.names import (
+    KEPT_LABEL,
+    MANAGED_BY,
+    MANAGED_LABEL,
+    RUN_LABEL,
+    Owner,
+    label_value,
+    selector,
+)
 
 log = logging.getLogger("tutelage")
 POLL_SECONDS = 1.0
 
 
 def cancel_run(api: Api, run: str, *, clocks: Clocks | None = None) -> tuple[list[str], list[str]]:
-    """Delete every job of a run by label. Gives the names of what was there, and of what does not go in time."""
+    """Delete every job of a run by label. Gives the names of what was there, and of what does not go in time.
+
+    A failed job that is kept for a look stays: it goes with its Workflow, or a day after its end.
+    """
     labels = selector({RUN_LABEL: label_value(run), MANAGED_LABEL: MANAGED_BY})
-    return _delete(api, _jobs(api, labels), clocks or Clocks())
+    found = [(kind, item) for kind, item in _jobs(api, labels) if KEPT_LABEL not in item["metadata"]["labels"]]
+    return _delete(api, found, clocks or Clocks())
 
 
 def cancel_smoke(api: Api, run: str, *, stable: str, clocks: Clocks | None = None) -> tuple[list[str], list[str]]:
@@ -30,12 +42,13 @@ def cancel_smoke(api: Api, run: str, *, stable: str, clocks: Clocks | None = Non
 
 
 def reap(api: Api, *, clocks: Clocks | None = None) -> tuple[list[str], list[str]]:
-    """Delete jobs of ours whose Workflow is gone, which garbage collection should have done. Names as in `cancel_run`.
+    """Delete jobs of ours whose Workflow is gone, which garbage collection should have done; kept ones too. Names as in
+    `cancel_run`.
 
     Jobs without a Workflow were started by hand, from outside a pipeline: they are left alone.
     """
     labels = selector({MANAGED_LABEL: MANAGED_BY})
-    orphans = [(resource, item) for resource, item in _jobs(api, labels) if _is_orphan(api, item)]
+    orphans = [(resource, item) for resource, item in _jobs(api, labels) if is_orphan(api, item)]
     return _delete(api, orphans, clocks or Clocks())
 
 
@@ -49,7 +62,8 @@ def _jobs(api: Api, labels: str, kinds: Iterable[Resource] = JOB_KINDS) -> Itera
                 raise
 
 
-def _is_orphan(api: Api, item: Object) -> bool:
+def is_orphan(api: Api, item: Object) -> bool:
+    """Whether a job was made for a Workflow that is gone."""
     owners = [owner for owner in item["metadata"].get("ownerReferences") or [] if owner.get("kind") == WORKFLOW.kind]
     return bool(owners) and all(is_gone(api, Owner(name=str(owner["name"]), uid=str(owner["uid"]))) for owner in owners)
 

@@ -15,6 +15,7 @@ from tutelage.errors import StepFailed
 from tutelage.runtimes.kubernetes.api import INFERENCESERVICE, Api, ApiError
 from tutelage.runtimes.kubernetes.inferenceservice import RELEASE_LABEL
 from tutelage.runtimes.kubernetes.jobs import Object
+from tutelage.runtimes.kubernetes.names import MANAGED_BY, MANAGED_LABEL
 
 CONFLICT = 409
 #: An object's status changes its version, and KServe writes it every few seconds while pods come and go.
@@ -29,6 +30,12 @@ def release_of(found: Object) -> str | None:
     """The release that an InferenceService was told to serve; None for one that is not ours."""
     labels: dict[str, Any] = found.get("spec", {}).get("predictor", {}).get("labels") or {}
     return labels.get(RELEASE_LABEL)
+
+
+def is_ours(found: Object) -> bool:
+    """Whether we made it, or promoted a release over it: its label says so, or its predictor's."""
+    managed = (found["metadata"].get("labels") or {}).get(MANAGED_LABEL)
+    return managed == MANAGED_BY or release_of(found) is not None
 
 
 def is_leaving(found: Object) -> bool:

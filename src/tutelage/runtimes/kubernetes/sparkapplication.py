@@ -61,6 +61,9 @@ PHASES: Mapping[str, Phase] = {
     "COMPLETED": Phase.SUCCEEDED, "FAILED": Phase.FAILED,
 }  # fmt: skip
 
+#: What the operator says of executors that have run.
+BEGUN = frozenset({"RUNNING", "COMPLETED", "FAILED"})
+
 
 @dataclass(frozen=True, kw_only=True)
 class SparkApplication:
@@ -207,7 +210,13 @@ def observe(found: Object | None, pods: Sequence[Object], events: Sequence[Objec
         return Observation(phase=Phase.QUEUED, reason=state or "Suspended", message=message, suspended=True)
     if phase is Phase.PENDING:
         return _pending(state, message, pods, events)
-    return Observation(phase=phase, reason=state, message=message, cause=_executors_wait(pods))
+    if state == "RUNNING" and (waiting := _waiting_executors(status, pods)):
+        # The driver would wait for them for ever; the start clock does not.
+        _, why = causes.pending_reason(waiting, [])
+        held = f"the driver runs, none of its {len(waiting)} executors has started" + (f": {why}" if why else "")
+        cause = causes.of_waiting(waiting)
+        return Observation(phase=Phase.PENDING, reason="ExecutorsPending", message=held, cause=cause)
+    return Observation(phase=phase, reason=state, message=message)
 
 
 def _pending(state: str, message: str, pods: Sequence[Object], events: Sequence[Object]) -> Observation:
@@ -222,12 +231,13 @@ def _pending(state: str, message: str, pods: Sequence[Object], events: Sequence[
     )
 
 
-def _executors_wait(pods: Sequence[Object]) -> causes.Cause | None:
-    """Why no executor starts, though the driver runs: it would wait for them for ever."""
+def _waiting_executors(status: Object, pods: Sequence[Object]) -> list[Object]:
+    """Executors that have not started, where none ever has. One that has ended counts as started: its pod stays."""
     executors = [pod for pod in pods if is_executor(pod)]
-    if any(pod.get("status", {}).get("phase") == "Running" for pod in executors):
-        return None
-    return causes.of_waiting(executors)
+    waiting = [pod for pod in executors if pod.get("status", {}).get("phase") in (None, "Pending")]
+    known = (status.get("executorState") or {}).values()
+    begun = len(waiting) < len(executors) or any(state in BEGUN for state in known)
+    return [] if begun else waiting
 
 
 def _cause(state: str, message: str, pods: Sequence[Object], events: Sequence[Object]) -> causes.Cause:
@@ -237,7 +247,7 @@ def _cause(state: str, message: str, pods: Sequence[Object], events: Sequence[Ob
     found = causes.of_job(drivers, events, [condition], message)
     if found.kind is not causes.CauseKind.UNKNOWN:
         return found
-    return causes.of_pods([pod for pod in pods if is_executor(pod)]) or found
+    return causes.best([found, causes.of_pods([pod for pod in pods if is_executor(pod)])]) or found
 
 
 def is_executor(pod: Object) -> bool:

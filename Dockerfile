@@ -122,6 +122,7 @@ RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends openjdk-17-jre-headless tini \
     && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/cache/ldconfig/aux-cache /var/log/apt /var/log/dpkg.log \
        /var/log/alternatives.log \
+    && python3 /opt/tutelage/images/layout.py rights / \
     && ln -s "$(dirname "$(dirname "$(readlink -f /usr/bin/java)")")" /opt/java
 ENV JAVA_HOME=/opt/java \
     SPARK_HOME=/opt/spark \

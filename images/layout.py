@@ -1,6 +1,7 @@
 """Lay an image's folders out; the Dockerfile runs it in its build stages, with the standard library alone.
 
     python3 layout.py base /                      # the base image without installers
+    python3 layout.py rights /                    # again, after packages of the distribution were added
     python3 layout.py packages /opt/venv --epoch 0
     python3 layout.py code /opt/tutelage --epoch 0
     python3 layout.py spark /opt/spark            # SPARK_HOME over the pyspark that is installed
@@ -120,16 +121,14 @@ def _set_times(folder: Path, epoch: int) -> None:
 def main() -> None:
     """Lay one part out."""
     parser = argparse.ArgumentParser(description="Lay an image's folders out.")
-    parser.add_argument("part", choices=("base", "packages", "code", "spark"))
+    parser.add_argument("part", choices=("base", "rights", "packages", "code", "spark"))
     parser.add_argument("folder", type=Path)
     parser.add_argument("--epoch", type=int, default=0, help="time of every file, in seconds since 1970")
     arguments = parser.parse_args()
-    if arguments.part == "base":
-        lay_base(arguments.folder)
-    elif arguments.part == "spark":
-        lay_spark(arguments.folder)
-    else:
+    if arguments.part in {"packages", "code"}:
         {"packages": lay_packages, "code": lay_code}[arguments.part](arguments.folder, arguments.epoch)
+    else:
+        {"base": lay_base, "rights": take_rights, "spark": lay_spark}[arguments.part](arguments.folder)
 
 
 if __name__ == "__main__":

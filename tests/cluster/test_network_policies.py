@@ -83,11 +83,11 @@ def test_only_tasks_and_spark_drivers_reach_the_kubernetes_api_and_nothing_reach
         assert any(selects(selector, pod) for selector in asking) is may, pod
 
 
-def test_the_way_to_packages_is_a_component_for_two_labelled_steps():
+def test_the_way_to_packages_is_a_component_for_the_labelled_steps_that_fetch():
     built = Built((MANIFESTS / "components" / "package-egress").resolve())
     (policy,) = built.of("NetworkPolicy")
     ((label, value),) = policy["spec"]["podSelector"]["matchLabels"].items()
-    assert MOUNTS["labels"][label] == {"value": value, "tasks": ["plan/acquire", "data/ingest"]}
+    assert MOUNTS["labels"][label] == {"value": value, "tasks": ["plan/check", "plan/acquire", "data/ingest"]}
     (rule,) = policy["spec"]["egress"]
     assert [item["port"] for item in rule["ports"]] == [443]
     assert "10.0.0.0/8" in rule["to"][0]["ipBlock"]["except"]

@@ -1,4 +1,4 @@
-"""What every test of the repository shares: the S3 server, hypothesis profiles, and what a missing Java means."""
+"""What every test of the repository shares: the S3 server, hypothesis profiles, what a missing Java means, who runs with whom."""
 
 from __future__ import annotations
 
@@ -15,8 +15,16 @@ settings.register_profile("tutelage", deadline=None, max_examples=60, derandomiz
 settings.load_profile("tutelage")
 
 
+#: Tests of this folder look at one run of the tiny recipe, which takes minutes.
+ONE_RUN = "tests/end_to_end/"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip tests marked `java` where there is none, with what to do as the reason."""
+    """Give each file to one worker, the tests of one run to the same, these first; skip `java` where there is none."""
+    for item in items:
+        file = item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(ONE_RUN if file.startswith(ONE_RUN) else file))
+    items.sort(key=lambda item: not item.nodeid.startswith(ONE_RUN))
     try:
         require_java()
     except MissingTool as error:

@@ -41,6 +41,7 @@ class LocalPods:
         self.started: list[str] = []
         """Names of pods whose command was started."""
         self._processes: dict[str, subprocess.Popen[str]] = {}
+        self._followers: list[threading.Thread] = []
         folder.mkdir(parents=True, exist_ok=True)
         nodes.cluster.watchers.append(self._seen)
 
@@ -54,6 +55,8 @@ class LocalPods:
         """Leave no process behind."""
         for process in self._processes.values():
             _end(process)
+        for follower in self._followers:
+            follower.join(30)
 
     def life(self, index: int) -> Life:
         """A training worker: the pod's command, as the operator would start it, the endpoint of worker 0 in its environment."""
@@ -100,7 +103,9 @@ class LocalPods:
         )  # fmt: skip
         self.started.append(name)
         self._processes[pod["metadata"]["uid"]] = process
-        threading.Thread(target=self._follow, args=(pod, process, message), daemon=True).start()
+        follower = threading.Thread(target=self._follow, args=(pod, process, message), daemon=True)
+        follower.start()
+        self._followers.append(follower)
 
     def _follow(self, pod: Object, process: subprocess.Popen[str], message: Path) -> None:
         assert process.stdout is not None

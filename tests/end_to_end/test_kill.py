@@ -103,6 +103,7 @@ def without_keys(found: dict[str, str]) -> dict[str, str]:
 
 
 @pytest.mark.timeout(1200)
+@pytest.mark.slow
 def test_two_kills_one_in_spark_and_one_in_training_change_nothing(tiny: TinyRun, tmp_path: Path) -> None:
     chance = random.Random(7)
     for label, after in (("deduplicate", 4.0), ("train-sft", 9.0)):

@@ -19,6 +19,8 @@ settings.load_profile("tutelage")
 ONE_RUN = "tests/end_to_end/"
 
 
+# Before xdist reads the groups.
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give each file to one worker, the tests of one run to the same, these first; skip `java` where there is none."""
     for item in items:

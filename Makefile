@@ -56,7 +56,7 @@ run: setup java
 	$(BIN)/tutelage run $(RECIPE)
 
 test: setup java
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 e2e: setup java
 	$(BIN)/python -m tests.cluster.e2e

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import settings
 
@@ -19,13 +21,21 @@ settings.load_profile("tutelage")
 ONE_RUN = "tests/end_to_end/"
 
 
-# Before xdist reads the groups.
-@pytest.hookimpl(tryfirst=True)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """Give each file to one worker, and the tests of one run to the same."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class ByFile(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return ONE_RUN if file.startswith(ONE_RUN) else file
+
+    return ByFile(config, log)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give each file to one worker, the tests of one run to the same, these first; skip `java` where there is none."""
-    for item in items:
-        file = item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(ONE_RUN if file.startswith(ONE_RUN) else file))
+    """Put the longest first, for those who share the work; skip tests marked `java` where there is none, saying what to do."""
     items.sort(key=lambda item: not item.nodeid.startswith(ONE_RUN))
     try:
         require_java()

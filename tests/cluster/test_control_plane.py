@@ -172,7 +172,8 @@ def limit(site: RealSite, hard: dict[str, str]) -> None:
     body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tutelage"}, "spec": {"hard": hard}}
     site.plane.administrator.must("POST", path, body)
     counted = lambda: (site.plane.administrator.must("GET", f"{path}/tutelage").get("status") or {}).get("used")
-    wait_for("the quota is counted", counted)
+    # The controller learns of new kinds every 30 seconds.
+    wait_for("the quota is counted", counted, seconds=120)
 
 
 def test_a_quota_that_nobody_has_counted_yet_is_a_quota_too(real_site: RealSite) -> None:

@@ -100,7 +100,7 @@ class ControlPlane:
         if self.has_controllers:
             self._run(
                 "kube-controller-manager", f"--kubeconfig={self.kubeconfig}", f"--controllers={','.join(CONTROLLERS)}",
-                "--leader-elect=false", "--secure-port=0", "--concurrent-gc-syncs=4", "--v=0",
+                "--leader-elect=false", "--secure-port=0", "--concurrent-gc-syncs=4", "--resource-quota-sync-period=10s", "--v=0",
             )  # fmt: skip
 
     def start_api_server(self) -> None:

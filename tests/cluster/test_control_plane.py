@@ -172,7 +172,7 @@ def limit(site: RealSite, hard: dict[str, str]) -> None:
     body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "tutelage"}, "spec": {"hard": hard}}
     site.plane.administrator.must("POST", path, body)
     counted = lambda: (site.plane.administrator.must("GET", f"{path}/tutelage").get("status") or {}).get("used")
-    # The controller learns of new kinds every 30 seconds.
+    # The controller learns of new kinds every 30 seconds, and counts them in its next round.
     wait_for("the quota is counted", counted, seconds=120)
 
 
